@@ -1,0 +1,45 @@
+"""GET /: one page for people who open the address in a browser. It asks nothing of other sites."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+from services.api.handlers import ApiHandler
+from services.api.problems import MethodNotAllowed
+from taskq_core import __version__
+
+__all__ = ["PageHandler"]
+
+
+class PageHandler(ApiHandler):
+    """The page; it needs no key and tells nothing of the system."""
+
+    route = "/"
+
+    async def admit(self) -> None:
+        """Method."""
+        if self.request.method not in {"GET", "HEAD"}:
+            raise MethodNotAllowed("GET")
+
+    def get(self) -> None:
+        """Send it."""
+        page, policy = _page()
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", policy)
+        _ = self.finish(page)
+
+    head = get
+
+
+@cache
+def _page() -> tuple[str, str]:
+    """The page and its policy: the one style sheet inside it is allowed, by its hash, and nothing else."""
+    folder = files("services.api") / "static"
+    style = (folder / "page.css").read_text(encoding="utf-8")
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    mark = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{mark}'; base-uri 'none'; frame-ancestors 'none'"
+    return page.replace("/*style*/", style).replace("{version}", __version__), policy

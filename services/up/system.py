@@ -1,0 +1,193 @@
+"""All of taskq on this machine, started in the right order, and stopped without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from services.up.health import Health, ask_health
+from services.up.options import UpOptions
+from services.up.ports import claim_port
+from services.up.process import Lifeline, Role, RoleProcess
+from services.up.roles import api_role, relay_role, worker_role
+from services.up.supervise import Keeper
+from taskq_core.config import Settings, load_settings
+from taskq_core.embedded import DataFolder, ServerOptions, Servers
+
+__all__ = ["System"]
+
+GREEN_S = 60.0  # until /health must be green; later the card says what is missing
+_ASK_S = 0.05
+_ROLE_STOP_S = 3.0  # for roles that have nothing to finish
+_HEAVY = ("taskq_core.audit.migrate", "taskq_core.access.store", "taskq_core.broker.functions")
+
+
+class System:
+    """Servers and roles over one data folder. `start`, then `stop`, whatever happened in between."""
+
+    def __init__(self, options: UpOptions, say: Callable[[str], None]) -> None:
+        self.options = options
+        self._say = say
+        self._given = {} if options.data is None else {"home": str(options.data)}
+        first = load_settings(self._given, os.environ, Path.cwd(), require=False)
+        self.folder = DataFolder(first.home)
+        self.settings = first
+        self.port = 0
+        self.token = ""
+        self.health = Health()
+        self._servers: Servers | None = None
+        self._lifeline = Lifeline()
+        self._processes: list[RoleProcess] = []
+        self._watching: list[asyncio.Task[None]] = []
+
+    @property
+    def api(self) -> str:
+        """Base address of the API."""
+        host = self.options.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def worker(self) -> RoleProcess:
+        """The worker's process."""
+        return next(process for process in self._processes if process.role.name == "worker")
+
+    # --- starting ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start everything; returns when /health is green, or after a minute with `health` saying why not.
+
+        Raises ConfigError, DataFolderError, AlreadyRunning, ServerMissing, Unavailable; call `stop` then too.
+        """
+        self.folder.acquire()
+        self.folder.remove_up()  # of a predecessor that was killed: it would be taken for a running system
+        given = load_settings(self._given, os.environ, Path.cwd(), require=False)
+        self.port = claim_port(self.options.host, self.options.port)
+        imports = asyncio.create_task(asyncio.to_thread(_import_heavy))
+        self.settings = await self._start_servers(given)
+        self._start_role(api_role(self.options, self.settings, self.port))
+        await imports
+        await self._prepare_stores()
+        self._start_role(worker_role(self.options, self.settings))
+        self._start_role(relay_role(self.settings))
+        await self._until_green()
+        self._write_up()
+
+    async def _start_servers(self, given: Settings) -> Settings:
+        """The servers that nobody else runs; answers the settings with all addresses."""
+        if given.url and not given.redis_url:
+            given = msgspec.structs.replace(given, url="")  # another system's address, of no use here
+        wanted = ServerOptions(valkey=not given.redis_url, postgres=not given.database_url)
+        if wanted.postgres and self.folder.postgres_major() is None:
+            self._say("setting up the database (first start only)")
+        self._servers = Servers(self.folder, wanted, notify=self._say)
+        await self._servers.start()
+        self._watch(self._servers.supervise())
+        return msgspec.structs.replace(
+            given,
+            redis_url=given.redis_url or self._servers.redis_url,
+            database_url=given.database_url or self._servers.database_url,
+            home=self.folder.path,
+        )
+
+    async def _prepare_stores(self) -> None:
+        """Schema, functions and the administrator's key; also what refuses servers that are unfit."""
+        from taskq_core.access import KeyStore, Scope, make_key  # noqa: PLC0415  # see _import_heavy
+        from taskq_core.audit.migrate import migrate  # noqa: PLC0415
+        from taskq_core.broker.functions import Broker  # noqa: PLC0415
+        from taskq_core.broker.keys import KEY_PREFIX  # noqa: PLC0415
+
+        scopes = frozenset({Scope.ADMIN})
+        self.token = self.folder.read_token() or make_key(scopes).token
+        async with await Broker.connect(self.settings.redis_url, name="taskq up", patience=5.0) as broker:
+            _, said = await asyncio.gather(
+                KeyStore(broker.redis, KEY_PREFIX).adopt(
+                    self.token, scopes, label="taskq up", now_ms=broker.clock.now_ms()
+                ),
+                migrate(self.settings.database_url),
+            )
+        self.folder.write_token(self.token)
+        for line in said:
+            if line.startswith("left out"):
+                self._say(line)
+
+    def _start_role(self, role: Role) -> None:
+        process = RoleProcess(role, self._lifeline, self.folder.path / f"{role.name}.log")
+        process.start()
+        self._processes.append(process)
+        self._watch(Keeper(process, self._say).run())
+
+    async def _until_green(self) -> None:
+        deadline = time.monotonic() + GREEN_S
+        while time.monotonic() < deadline:
+            self.health = await ask_health(self.options.host, self.port, self.token)
+            if self.health.status == "ok":
+                return
+            await asyncio.sleep(_ASK_S)
+
+    def _write_up(self) -> None:
+        self.folder.write_up(
+            {
+                "api": self.api,
+                "dashboard": None,
+                "dashboard_login": None,
+                "token_file": None if self.options.no_auth else str(self.folder.token_file),
+                "pid": os.getpid(),
+                "redis_url": self.settings.redis_url,
+                "database_url": self.settings.database_url,
+            }
+        )
+
+    def _watch(self, work: object) -> None:
+        self._watching.append(asyncio.create_task(work))  # type: ignore[arg-type]
+
+    # --- stopping ---------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Drain the worker, end the roles, stop the servers. Cancelled, it goes on without the patience."""
+        self.folder.remove_up()
+        await _end(self._watching)
+        try:
+            await self._drain()
+        finally:
+            for process in self._processes:
+                process.kill()
+            await self._stop_servers()
+            self._lifeline.close()
+            self.folder.release()
+
+    async def _drain(self) -> None:
+        """The worker gets its grace; the API answers meanwhile, and the relay carries what that brings."""
+        for name, patience in (("worker", self.options.grace + _ROLE_STOP_S), ("api", _ROLE_STOP_S), ("relay", _ROLE_STOP_S)):
+            for process in self._processes:
+                if process.role.name == name:
+                    process.send(signal.SIGTERM)
+                    if not await process.wait(patience):
+                        self._say(f"{name} did not end in {patience:g} s; killing it")
+
+    async def _stop_servers(self) -> None:
+        if self._servers is not None:
+            await self._servers.stop()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _import_heavy() -> None:
+    """Import while the servers start."""
+    for name in _HEAVY:
+        importlib.import_module(name)
+
+

@@ -1,0 +1,231 @@
+"""Commands straight to Redis, through the broker's functions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Generator, Sequence
+from typing import Any, cast
+
+from redis.exceptions import RedisError
+
+from taskq_core.awaiting import Awaiting
+from taskq_core.backend import Ended, Subject
+from taskq_core.broker.functions import Broker
+from taskq_core.broker.protocol import Cancelled, Submitted
+from taskq_core.broker.record import TaskRecord, decode_record
+from taskq_core.catalog import CatalogCache
+from taskq_core.errors import (
+    Conflict,
+    IdClock,
+    NotFound,
+    TaskqError,
+    TooLate,
+    Unavailable,
+    UniqueTaken,
+)
+from taskq_core.gather import MOST_TOGETHER, Gather
+from taskq_core.idempotency import finish, reserve, too_late
+from taskq_core.lane import Lane
+from taskq_core.model.order import Defaults, Order, Receipt, build
+from taskq_core.model.task import Submission
+
+__all__ = ["DirectBackend"]
+
+
+class DirectBackend:
+    """One process's way into Redis on one event loop; connects at the first call."""
+
+    def __init__(self, redis_url: str, *, name: str = "taskq-client", patience: float = 60.0) -> None:
+        """`patience`: seconds that a call is repeated, under the same ids, before Unavailable."""
+        self._url = redis_url
+        self._name = name
+        self._patience = patience
+        self._broker: Broker | None = None
+        self._awaiting: Awaiting | None = None
+        self._lane: Lane | None = None
+        self._opening = asyncio.Lock()
+        self._gather = Gather(self._send)
+        self._catalog = CatalogCache()
+
+    async def open(self) -> None:
+        """Connect unless connected. Raises ConfigError, Unavailable."""
+        await self.broker()
+
+    async def broker(self) -> Broker:
+        """The broker, connected."""
+        async with self._opening:
+            if self._broker is None:
+                with _unavailable():
+                    self._broker = await Broker.connect(self._url, name=self._name, patience=self._patience)
+                self._awaiting = Awaiting(self._broker)
+                self._lane = Lane(self._url, self._broker.keys.events)
+            return self._broker
+
+    async def close(self) -> None:
+        """Answer what was handed in, then disconnect. A later call connects again."""
+        await self._gather.close()
+        broker, awaiting, lane = self._broker, self._awaiting, self._lane
+        self._broker = self._awaiting = self._lane = None
+        if lane is not None:
+            await lane.close()
+        if awaiting is not None:
+            await awaiting.close()
+        if broker is not None:
+            await broker.close()
+
+    # --- submitting
+
+    async def submit_one(self, order: Order, actor: str) -> Receipt:
+        """Submit a task; many at a time share one call."""
+        return await self._gather.submit(order, actor)
+
+    async def submit_many(self, orders: Sequence[Order], actor: str) -> list[Receipt | TaskqError]:
+        """Submit in order, in parts whose ids are made right before they are sent."""
+        replies: list[Receipt | TaskqError] = []
+        for start in range(0, len(orders), MOST_TOGETHER):
+            replies += await self._send(orders[start : start + MOST_TOGETHER], actor)
+        return replies
+
+    async def _send(self, orders: Sequence[Order], actor: str) -> list[Receipt | TaskqError]:
+        broker = self._broker or await self.broker()
+        try:
+            return await self._send_by(broker, orders, actor)
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis: {error}") from error
+
+    async def _send_by(
+        self, broker: Broker, orders: Sequence[Order], actor: str
+    ) -> list[Receipt | TaskqError]:
+        ids = await broker.new_ids(len(orders))
+        now = broker.clock.now_ms()
+        built = [_try_build(order, task_id, now) for order, task_id in zip(orders, ids, strict=True)]
+        wanted = [one for one in built if isinstance(one, Submission)]
+        if not wanted:
+            return [one for one in built if isinstance(one, TaskqError)]
+        answers = await self._submit(broker, wanted, actor)
+        if len(wanted) == len(built):
+            return [_receipt(one, answer) for one, answer in zip(wanted, answers, strict=True)]
+        rest = iter(answers)
+        return [one if isinstance(one, TaskqError) else _receipt(one, next(rest)) for one in built]
+
+    async def _submit(self, broker: Broker, wanted: Sequence[Submission], actor: str) -> Sequence[Submitted]:
+        """By the short way; any doubt is settled by the broker, with the same ids."""
+        lane = self._lane
+        answers = None if lane is None else await lane.submit(wanted, actor)
+        return await broker.submit(wanted, actor) if answers is None else answers
+
+    async def submit_reserved(self, order: Order, actor: str, key_id: str, key: str) -> tuple[Receipt, bool]:
+        """Submit under an Idempotency-Key; see `idempotency`."""
+        broker = await self.broker()
+        with _unavailable():
+            (task_id,) = await broker.new_ids(1)
+            wanted = build(order, task_id, broker.clock.now_ms())
+            standing = await reserve(broker, key_id, key, wanted)
+            if standing.done:
+                return await self._earlier(wanted, standing.id), False
+            first = standing.id == task_id
+            again = wanted if first else build(order, standing.id, broker.clock.now_ms())
+            (answer,) = await self._submit(broker, [again], actor)
+            if answer.code == TooLate.code:
+                raise too_late(standing.id)
+            receipt = _receipt(again, answer)
+            if isinstance(receipt, TaskqError):
+                raise receipt
+            await finish(broker, key_id, key, standing)
+        return receipt, first
+
+    async def _earlier(self, wanted: Submission, task_id: str) -> Receipt:
+        """The receipt of a task that was accepted before; its state is empty once Redis forgot it."""
+        record = await self._record(task_id)
+        if record is None:
+            return Receipt(task_id, wanted.name, wanted.queue, "", 0, deduplicated=True)
+        return Receipt(
+            task_id, record.name, record.queue, record.state, record.submitted_ms, deduplicated=True
+        )
+
+    # --- the rest
+
+    async def defaults_for(self, name: str, value: Any) -> Defaults:
+        """Ask the catalog."""
+        broker = self._broker or await self.broker()
+        with _unavailable():
+            return await self._catalog.defaults_for(broker.redis, name, value)
+
+    async def end_of(self, task_id: str, timeout: float | None) -> Ended:
+        """Wait by push."""
+        await self.broker()
+        awaiting = cast(Awaiting, self._awaiting)
+        with _unavailable():
+            end = await awaiting.end_of(task_id, timeout)
+        return Ended(end.state, end.result, end.error)
+
+    async def subject(self, task_id: str) -> Subject:
+        """Read the task's hash."""
+        record = await self._record(task_id)
+        if record is None:
+            raise NotFound(f"task {task_id} is not kept")
+        return Subject(
+            task_id, record.name, record.queue, record.state, record.unique_key, record.submitted_ms
+        )
+
+    async def _record(self, task_id: str) -> TaskRecord | None:
+        broker = await self.broker()
+        with _unavailable():
+            return decode_record(task_id, await broker.redis.hgetall(broker.keys.task(task_id)))
+
+    async def cancel(self, task_id: str, actor: str, reason: str) -> str:
+        """Cancel; a running task is told and may still succeed."""
+        broker = await self.broker()
+        with _unavailable():
+            return _state_after(task_id, "cancelled", await broker.cancel(task_id, actor, reason))
+
+    async def retry(self, task_id: str, actor: str, reason: str, payload: bytes, digest: str) -> str:
+        """Give an ended task a new life."""
+        broker = await self.broker()
+        with _unavailable():
+            answer = await broker.retry_dead(task_id, actor, reason, payload.decode(), digest)
+        return _state_after(task_id, "retried", answer)
+
+    async def record(self, action: str, arguments: bytes, actor: str, reason: str) -> None:
+        """Append an `action` event."""
+        broker = await self.broker()
+        with _unavailable():
+            await broker.record(action, arguments.decode(), actor, reason)
+
+
+@contextlib.contextmanager
+def _unavailable() -> Generator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        if isinstance(error, TimeoutError):  # the caller's own deadline
+            raise
+        raise Unavailable(f"Redis: {error}") from error
+
+
+def _try_build(order: Order, task_id: str, now_ms: int) -> Submission | TaskqError:
+    try:
+        return build(order, task_id, now_ms)
+    except TaskqError as error:
+        return error
+
+
+def _receipt(wanted: Submission, answer: Submitted) -> Receipt | TaskqError:
+    if not answer.code:
+        return Receipt(answer.id, wanted.name, wanted.queue, answer.state, answer.at, answer.id != wanted.id)
+    if answer.code == TooLate.code:
+        return TooLate(f"the id {wanted.id} is too old for a first submission; submit again")
+    if answer.code == IdClock.code:
+        return IdClock(f"the id {wanted.id} lies in the future of the server's clock; submit again")
+    return Conflict(f"task {answer.id} exists with another content")
+
+
+def _state_after(task_id: str, done: str, answer: Cancelled) -> str:
+    if not answer.code:
+        return answer.state
+    if answer.code == NotFound.code:
+        raise NotFound(f"task {task_id} is not kept")
+    if answer.code == UniqueTaken.code:
+        raise UniqueTaken(f"task {task_id} cannot be {done}: another task holds its unique key")
+    raise Conflict(f"task {task_id} is {answer.state} and cannot be {done}")

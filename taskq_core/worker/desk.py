@@ -1,0 +1,170 @@
+"""A runner's desk: which slots are free, what runs, what has ended and waits to be settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from taskq_core.broker.keys import SOLO
+from taskq_core.broker.protocol import Claim, Finish, Held, QueueWant, TakeWant
+from taskq_core.model.task import Priority
+from taskq_core.tasks import Task
+from taskq_core.worker.slots import KINDS, SlotTable
+
+__all__ = ["Active", "Desk"]
+
+STREAM_INDEX = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2, SOLO: 3}
+
+
+class Active:
+    """An attempt from its claim to its acknowledged settle."""
+
+    __slots__ = ("cancel", "claim", "ended", "kind", "slot", "started", "stop", "task")
+
+    def __init__(self, claim: Claim, task: Task[..., Any], kind: int) -> None:
+        self.claim = claim
+        self.task = task
+        self.kind = kind
+        self.slot = -1
+        self.started = 0
+        self.ended = False
+        self.stop = ""  # why it was told to stop: cancel, timeout, drain, doubt, lost
+        self.cancel: Any = None  # how to tell it
+
+
+class Reservation(msgspec.Struct):
+    """Free slots that a lane has asked tasks for, and not yet got."""
+
+    budgets: list[int]
+
+
+class Desk:
+    """The books of one runner. Not thread-safe: the event loop alone writes in them."""
+
+    def __init__(
+        self,
+        owner: str,
+        code_version: str,
+        table: SlotTable,
+        tasks: Mapping[str, Task[..., Any]],
+        queues: list[str],
+        capacity: list[int],
+        *,
+        solo: bool,
+    ) -> None:
+        self.owner = owner
+        self.table = table
+        self.tasks = tasks
+        self.queues = queues
+        self.solo = solo
+        self.capacity = capacity
+        self.free = list(capacity)
+        self.active: dict[str, Active] = {}
+        self.done: list[tuple[Active | None, Finish]] = []
+        self.held: list[Held] = []
+        self.signal = asyncio.Event()  # something for a lane to do
+        self.hungry = asyncio.Event()  # nothing waits in the queues: the waker may listen
+        self.draining = False
+        self.doubt = False  # an answer was lost: ask for our own
+        self._code_version = code_version
+        self._rotation = 0
+        self._queue_index = {queue: index for index, queue in enumerate(queues)}
+        self._streams = [SOLO] if solo else [str(priority) for priority in Priority]
+        self._wants = [QueueWant(queue, self._kinds(queue)) for queue in queues]
+
+    def _kinds(self, queue: str) -> list[int]:
+        """1-based indexes of the slot kinds that a task of this queue may need."""
+        if self.solo:
+            return [1]
+        kinds = {KINDS.index(task.kind) + 1 for task in self.tasks.values() if task.queue == queue}
+        return sorted(kinds) or [1]
+
+    # -- taking -----------------------------------------------------------------------------------------
+
+    def reserve(self) -> list[int]:
+        """Half of the capacity or what is free of it: the other lane takes the other half."""
+        budgets = [min(free, max(1, whole // 2)) for free, whole in zip(self.free, self.capacity, strict=True)]
+        self.free = [free - taken for free, taken in zip(self.free, budgets, strict=True)]
+        return budgets
+
+    def give_up(self, budgets: list[int]) -> None:
+        """Return what was reserved."""
+        self.free = [free + back for free, back in zip(self.free, budgets, strict=True)]
+
+    def has_room(self) -> bool:
+        """Whether any queue could be taken from."""
+        return any(all(self.free[kind - 1] > 0 for kind in wanted.kinds) for wanted in self._wants)
+
+    def want(self, budgets: list[int]) -> TakeWant:
+        """What to ask for now, with the entries that the blocking read brought."""
+        held, self.held = self.held, []
+        again, self.doubt = self.doubt, False
+        self._rotation += 1
+        return TakeWant(
+            owner=self.owner,
+            code_version=self._code_version,
+            budgets=budgets,
+            queues=self._wants,
+            streams=self._streams,
+            rotation=self._rotation,
+            held=held,
+            again=again,
+            known=list(self.active) if again else [],
+        )
+
+    def readable(self) -> list[tuple[str, str]]:
+        """(queue, stream) pairs that a blocking read may listen on: those with room."""
+        return [
+            (wanted.queue, stream)
+            for stream in self._streams
+            for wanted in self._wants
+            if all(self.free[kind - 1] > 0 for kind in wanted.kinds)
+        ]
+
+    # -- one attempt --------------------------------------------------------------------------------------
+
+    def open(self, claim: Claim, task: Task[..., Any], now: int, soft: int, hard: int) -> Active:
+        """Write the slot; the attempt may start."""
+        kind = KINDS.index(task.kind)
+        active = Active(claim, task, 0 if self.solo else kind)
+        active.started = now
+        active.slot = self.table.occupy(
+            kind,
+            self._queue_index[claim.queue],
+            STREAM_INDEX[claim.stream],
+            claim.epoch,
+            claim.entry,
+            claim.task_id,
+            now,
+            soft,
+            hard,
+        )
+        self.active[claim.task_id] = active
+        self.free[active.kind] -= 1
+        return active
+
+    def finish(self, active: Active, finish: Finish) -> None:
+        """The attempt is over; a lane will settle it."""
+        if active.ended:
+            return
+        active.ended = True
+        active.cancel = None
+        self.table.mark_ended(active.slot)
+        self.done.append((active, finish))
+        self.signal.set()
+
+    def refuse(self, finish: Finish) -> None:
+        """Give a claim back that never got a slot."""
+        self.done.append((None, finish))
+        self.signal.set()
+
+    def acknowledged(self, settled: list[tuple[Active | None, Finish]]) -> None:
+        """These are settled: their slots are free again."""
+        for active, _ in settled:
+            if active is not None:
+                self.table.clear(active.slot)
+                self.active.pop(active.claim.task_id, None)
+                self.free[active.kind] += 1

@@ -1,0 +1,40 @@
+"""Starting and describing child processes."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+
+__all__ = ["die_with_parent", "how_it_died", "set_title"]
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent dies; elsewhere the end of a pipe must do.
+
+    Called by the child itself as its first act. The signal follows the thread that started the child.
+    """
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def how_it_died(code: int) -> str:
+    """The words for an exit code as subprocess gives it: below zero a signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def set_title(title: str) -> None:
+    """The name that process lists show."""
+    import setproctitle  # noqa: PLC0415  # a C module that changes the process: loaded where it is used
+
+    setproctitle.setproctitle(title)
+
+
