@@ -19,11 +19,17 @@ from taskq_core.model.order import Order, Receipt
 from taskq_core.tasks import Registry
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from taskq_core.client import Client
+    from taskq_core.embedded import Servers
     from taskq_core.read.reader import Reader
     from taskq_core.reading import LazyReader
 
 __all__ = ["TaskQ"]
+
+
+_inherited: list[object] = []
 
 
 class _Connections:
@@ -67,6 +73,19 @@ class TaskQ(Registry):
         self._sets: dict[asyncio.AbstractEventLoop, _Connections] = {}
         self._pid = os.getpid()
         self._background = BackgroundLoop()
+        self._embedded = False
+        self._whole: AbstractAsyncContextManager[Servers] | None = None
+
+    @classmethod
+    def embedded(cls, folder: Path | str | None = None) -> Self:
+        """An app with a system of its own: real servers, and a worker in this process.
+
+        Use it as ``async with TaskQ.embedded() as app:``. A folder that is named is kept; without one all
+        lies in a temporary folder.
+        """
+        app = cls(home=folder)
+        app._embedded = True
+        return app
 
     # --- reaching the system
 
@@ -74,6 +93,8 @@ class TaskQ(Registry):
     def settings(self) -> Settings:
         """Where the system is. Raises ConfigError when nothing says so."""
         if self._settings is None:
+            if self._embedded:
+                raise ConfigError("an embedded app runs inside `async with TaskQ.embedded() as app:` only")
             self._settings = load_settings(self._given, os.environ, Path.cwd())
         return self._settings
 
@@ -104,8 +125,7 @@ class TaskQ(Registry):
         return await DirectReader.connect(settings.redis_url, settings.database_url)
 
     def _mine(self) -> _Connections:
-        if self._pid != os.getpid():  # the parent's sockets are not ours: drop them, say nothing on them
-            self._pid, self._sets = os.getpid(), {}
+        self._leave_parent()
         loop = asyncio.get_running_loop()
         mine = self._sets.get(loop)
         if mine is None:
@@ -114,10 +134,18 @@ class TaskQ(Registry):
             mine = self._sets[loop] = _Connections()
         return mine
 
+    def _leave_parent(self) -> None:
+        """In a forked child: say nothing on the parent's sockets, and never let go of them.
+
+        Parent and child share one epoll: a connection that is collected here would be struck from it there.
+        """
+        if self._pid != os.getpid():
+            _inherited.append(self._sets)
+            self._pid, self._sets = os.getpid(), {}
+
     async def close(self) -> None:
         """Close the connections of every event loop of this process. The app may be used again."""
-        if self._pid != os.getpid():
-            self._sets.clear()
+        self._leave_parent()
         here = asyncio.get_running_loop()
         sets, self._sets = self._sets, {}
         for loop, connections in sets.items():
@@ -128,11 +156,35 @@ class TaskQ(Registry):
         await asyncio.to_thread(self._background.stop)
 
     async def __aenter__(self) -> Self:
-        await self.client().connect()
+        if self._embedded:
+            await self._start_whole()
+        try:
+            await self.client().connect()
+        except BaseException:
+            await self._stop_whole()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        try:
+            await self.close()
+        finally:
+            await self._stop_whole()
+
+    async def _start_whole(self) -> None:
+        from taskq_core.testing.whole import whole_system  # noqa: PLC0415  # servers, relay, worker: only here
+
+        whole = whole_system(self._given.get("home"), self.tasks)
+        servers = await whole.__aenter__()
+        self._whole = whole
+        found = {"redis_url": servers.redis_url, "database_url": servers.database_url}
+        self._settings = load_settings(found | {"home": str(servers.folder.path)}, {}, Path.cwd())
+
+    async def _stop_whole(self) -> None:
+        whole, self._whole = self._whole, None
+        if whole is not None:
+            self._settings = None
+            await whole.__aexit__(None, None, None)
 
     # --- what declared tasks ask for
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from taskq_core.access import ApiKey, NewKey, Scope
 from taskq_core.errors import TaskqError
 from taskq_core.model.order import Defaults, Order, Receipt
 
@@ -77,4 +78,16 @@ class Backend(Protocol):
 
     async def record(self, action: str, arguments: bytes, actor: str, reason: str) -> None:
         """Write an operator's act into the history."""
+        ...
+
+    async def create_key(self, scopes: frozenset[Scope], label: str, expires_at: int | None) -> NewKey:
+        """Make an API key; its token is known only now."""
+        ...
+
+    async def list_keys(self) -> list[ApiKey]:
+        """Every API key, oldest first."""
+        ...
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Delete an API key. Raises NotFound."""
         ...

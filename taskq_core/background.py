@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 __all__ = ["BackgroundLoop"]
+
+
+_selectors: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, selectors.BaseSelector]
+_selectors = weakref.WeakKeyDictionary()
+_inherited: list[object] = []
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    selector = selectors.DefaultSelector()
+    loop = asyncio.SelectorEventLoop(selector)
+    _selectors[loop] = selector
+    return loop
+
+
+def _leave_parent() -> None:
+    """In a forked child: let go of the selectors, keep the loops.
+
+    Parent and child share one epoll. A loop or connection that is collected here, at exit at the latest,
+    would strike its sockets from the parent's epoll as well, and the parent would wait for them in vain.
+    """
+    for loop, selector in _selectors.items():
+        _inherited.append(loop)
+        selector.close()
+
+
+os.register_at_fork(after_in_child=_leave_parent)
 
 
 class BackgroundLoop:
@@ -53,7 +81,7 @@ class BackgroundLoop:
             self._pid, self._loop, self._lock = os.getpid(), None, threading.Lock()
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = _new_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="taskq-sync", daemon=True)
                 self._thread.start()
             return self._loop

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 import msgspec
 
+from taskq_core.access import ApiKey, NewKey, check_scopes
 from taskq_core.backend import Backend
 from taskq_core.config import Settings
 from taskq_core.direct import DirectBackend
@@ -195,6 +196,34 @@ class Client:
     ) -> None:
         """Write an operator's act into the history."""
         await self._backend.record(action, encode_json(dict(arguments)), actor, reason)
+
+    # --- API keys
+
+    async def create_key(
+        self,
+        scopes: Iterable[str],
+        *,
+        label: str = "",
+        expires_at: int | None = None,
+        actor: str = "",
+    ) -> NewKey:
+        """Make an API key, and say so in the history; `expires_at` in server milliseconds.
+
+        Its token is in the answer and nowhere else. Raises InvalidOption.
+        """
+        new = await self._backend.create_key(check_scopes(scopes), label, expires_at)
+        told = {"id": new.key.id, "scopes": sorted(new.key.scopes), "label": label}
+        await self.record("create_key", told, actor=actor)
+        return new
+
+    async def list_keys(self) -> list[ApiKey]:
+        """Every API key, oldest first; without secrets."""
+        return await self._backend.list_keys()
+
+    async def revoke_key(self, key_id: str, *, actor: str = "", reason: str = "") -> None:
+        """Delete an API key, and say so in the history. Raises NotFound."""
+        await self._backend.revoke_key(key_id)
+        await self.record("revoke_key", {"id": key_id}, actor=actor, reason=reason)
 
     def run_sync[T](self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:  # noqa: ARG002  # of Host
         """A client lives on one event loop: only an app has the other kind."""

@@ -27,8 +27,8 @@ __all__ = ["CONFIG_FILE", "PREFIX", "NothingRuns", "Settings", "find_home", "loa
 PREFIX = "TASKQ_"
 CONFIG_FILE = "taskq.toml"
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
-# Read by the set-up scripts, not by this program.
-FOREIGN_VARIABLES = frozenset({"TASKQ_PYTHON", "TASKQ_SKIP_LINT"})
+# Read by the set-up scripts, or written by a supervisor for its children: no settings.
+FOREIGN_VARIABLES = frozenset({"TASKQ_ISOLATE", "TASKQ_PYTHON", "TASKQ_RUNNER", "TASKQ_SKIP_LINT"})
 MIN_LEASE_S, MAX_LEASE_S = 0.2, 3600.0
 _MOUNTED_SECRETS = Path("/run/secrets")  # container engines mount them world-readable, on purpose
 

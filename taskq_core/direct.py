@@ -9,9 +9,11 @@ from typing import Any, cast
 
 from redis.exceptions import RedisError
 
+from taskq_core.access import ApiKey, KeyStore, NewKey, Scope
 from taskq_core.awaiting import Awaiting
 from taskq_core.backend import Ended, Subject
 from taskq_core.broker.functions import Broker
+from taskq_core.broker.keys import KEY_PREFIX
 from taskq_core.broker.protocol import Cancelled, Submitted
 from taskq_core.broker.record import TaskRecord, decode_record
 from taskq_core.catalog import CatalogCache
@@ -192,6 +194,26 @@ class DirectBackend:
         broker = await self.broker()
         with _unavailable():
             await broker.record(action, arguments.decode(), actor, reason)
+
+    # --- API keys
+
+    async def create_key(self, scopes: frozenset[Scope], label: str, expires_at: int | None) -> NewKey:
+        """Make an API key; its token is known only now."""
+        broker = await self.broker()
+        now = broker.clock.now_ms()
+        return await _keys(broker).create(scopes, label=label, now_ms=now, expires_at=expires_at)
+
+    async def list_keys(self) -> list[ApiKey]:
+        """Every API key, oldest first."""
+        return await _keys(await self.broker()).list()
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Delete an API key."""
+        await _keys(await self.broker()).revoke(key_id)
+
+
+def _keys(broker: Broker) -> KeyStore:
+    return KeyStore(broker.redis, KEY_PREFIX)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from taskq_core.errors import TaskqError
+from taskq_core.errors import TaskqError, Unavailable
 from taskq_core.model.order import Order, Receipt
 
 __all__ = ["Gather"]
@@ -38,6 +38,9 @@ class Gather:
         self._busy = True
         try:
             (reply,) = await self._send((order,), actor)
+        except Unavailable as error:
+            self._refuse_waiting(error)
+            raise
         finally:
             self._busy = False
             if self._waiting:
@@ -58,6 +61,11 @@ class Gather:
                 await self._send_part(self._next_part())
         finally:
             self._busy = False
+
+    def _refuse_waiting(self, error: Unavailable) -> None:
+        """The call ended after all patience: those behind it have waited as well, and would wait in vain."""
+        while self._waiting:
+            _answer(self._waiting.popleft()[2], error)
 
     def _next_part(self) -> list[_Waiting]:
         """What came first, of one actor; callers who gave up are left out."""
@@ -83,6 +91,8 @@ class Gather:
         except Exception as error:  # noqa: BLE001  # each caller gets it
             for _, _, future in part:
                 _answer(future, error)
+            if isinstance(error, Unavailable):
+                self._refuse_waiting(error)
         else:
             for (_, _, future), reply in zip(part, replies, strict=True):
                 _answer(future, reply)

@@ -16,7 +16,7 @@ from services.tasks.files import MAX_UPLOAD, Incoming
 from taskq_core.access.scopes import Scope
 from taskq_core.errors import InvalidOption
 
-__all__ = ["FileHandler", "Uploaded", "UploadHandler", "sniff"]
+__all__ = ["FileHandler", "UploadHandler", "Uploaded", "sniff"]
 
 CHUNK = 256 * 1024
 UPLOAD_S = 300.0  # for 32 MiB over a slow line
@@ -61,10 +61,13 @@ class UploadHandler(ApiHandler):
     async def post(self) -> None:
         """Make the file visible."""
         self.check_refusal()
-        incoming = self._incoming
-        if incoming is None or incoming.size == 0:
-            raise InvalidOption("the request has no body")
-        sha256 = await asyncio.to_thread(incoming.commit)
+        incoming, self._incoming = self._incoming, None  # from here on it is ours to drop
+        if incoming is None:
+            return
+        with incoming:
+            if incoming.size == 0:
+                raise InvalidOption("the request has no body")
+            sha256 = await asyncio.to_thread(incoming.commit)
         body = Uploaded(sha256=sha256, bytes=incoming.size, source=f"upload:{sha256}")
         self.reply(body, 201, {"Location": f"/api/files/{sha256}"})
 
@@ -108,7 +111,7 @@ class FileHandler(ApiHandler):
             if self.request.method == "HEAD":
                 return
             while chunk := file.read(CHUNK):
-                self.write(chunk)
+                self.write(chunk)  # pyright: ignore[reportUnknownMemberType]  # Tornado's `dict`
                 await self.flush()
 
     head = get

@@ -76,6 +76,10 @@ def _name(host: str) -> str:
 
 def _origin(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.netloc or text != f"{parts.scheme}://{parts.netloc}":
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.netloc
+        or text != f"{parts.scheme}://{parts.netloc}"
+    ):
         raise ConfigError(f"{text[:80]!r} is not an origin: write it like https://tasks.example.org")
     return text.lower()

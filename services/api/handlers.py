@@ -159,16 +159,23 @@ class ApiHandler(tornado.web.RequestHandler):
 
     @property
     def connection(self) -> HTTP1Connection:
+        """What carries this request."""
         return cast(HTTP1Connection, self.request.connection)
 
     # --- answers
 
-    def reply(self, body: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def reply(
+        self, body: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Answer in JSON."""
         self.set_status(status)
         for name, value in (headers or {}).items():
             self.set_header(name, value)
-        _ = self.finish(_encode(body))
+        self.send(_encode(body))
+
+    def send(self, content: bytes | str) -> None:
+        """Answer with this content, whole."""
+        _ = self.finish(content)  # pyright: ignore[reportUnknownMemberType]  # Tornado's `dict`
 
     def refuse(self, error: BaseException) -> None:
         """Answer with a problem."""
@@ -225,9 +232,9 @@ class NotFoundHandler(ApiHandler):
 class EndpointHandler(ApiHandler):
     """One path of the route table."""
 
-    def initialize(self, core: Core, routes: Mapping[str, Route]) -> None:  # noqa: D102
+    def initialize(self, core: Core, routes: Mapping[str, Route] | None = None) -> None:  # noqa: D102
         super().initialize(core)
-        self._routes = routes
+        self._routes = routes or {}
         self._route: Route | None = None
         self._query: Query = _NO_QUERY
         self._media = ""

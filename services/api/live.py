@@ -16,7 +16,7 @@ from taskq_core.errors import TaskqError, Unavailable
 from taskq_core.read.reader import Reader
 from taskq_core.read.views import EventView, FeedBatch
 
-__all__ = ["Live"]
+__all__ = ["Deliver", "Live"]
 
 KEPT_BATCHES = 1_000
 KNOWN_TASKS = 20_000

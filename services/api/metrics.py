@@ -58,7 +58,8 @@ class ApiMetrics:
         )
 
     def _histogram(self, labels: _Labels) -> Iterable[Sample]:
-        names = dict(zip(("route", "method", "status"), labels, strict=True))
+        route, method, status = labels
+        names = {"route": route, "method": method, "status": status}
         seen = 0
         for bound, n in zip(BOUNDS_S, self._counts[labels], strict=False):
             seen += n

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 from functools import cache
 from importlib.resources import files
 
@@ -27,9 +28,10 @@ class PageHandler(ApiHandler):
     def get(self) -> None:
         """Send it."""
         page, policy = _page()
+        address = html.escape(f"{self.request.protocol}://{self.request.host}")
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", policy)
-        _ = self.finish(page)
+        self.send(page.replace("{address}", address))
 
     head = get
 

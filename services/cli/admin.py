@@ -44,7 +44,9 @@ def config(as_json: AsJson = False, data: Data = None) -> None:
     """Show every setting and where it comes from; secrets are hidden."""
     settings = read_settings(data, require=False)
     given = {"home"} if data is not None else set[str]()
-    rows = [(name, _shown(settings, name), _source(settings, name, given)) for name in Settings.__struct_fields__]
+    rows = [
+        (name, _shown(settings, name), _source(settings, name, given)) for name in Settings.__struct_fields__
+    ]
     if as_json:
         print_json({name: {"value": value, "source": source} for name, value, source in rows})
     else:
@@ -85,7 +87,9 @@ def _in_file() -> set[str]:
 
 
 def backup(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to; taskq-<time>.tar.gz unless given.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to; taskq-<time>.tar.gz unless given.")
+    ] = None,
     as_json: AsJson = False,
     data: Data = None,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import msgspec
@@ -17,16 +18,21 @@ from taskq_core.errors import InvalidJson, InvalidOption
 __all__ = ["add_to"]
 
 
-def submit(
+def submit(  # noqa: PLR0917  # one parameter per option
     name: Annotated[str, typer.Argument(help="Name of the task, like image.resize.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its arguments; a value is JSON, or else text.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Its arguments; a value is JSON, or else text."),
     ] = None,
-    payload: Annotated[str | None, typer.Option("--json", metavar="JSON", help="All arguments as JSON; - reads stdin.")] = None,
+    payload: Annotated[
+        str | None, typer.Option("--json", metavar="JSON", help="All arguments as JSON; - reads stdin.")
+    ] = None,
     queue: Annotated[str | None, typer.Option(help="Another queue than the task's own.")] = None,
     priority: Annotated[str | None, typer.Option(help="high, normal or low.")] = None,
     delay: Annotated[float | None, typer.Option(help="Seconds until it is due.")] = None,
-    unique: Annotated[str | None, typer.Option(help="While a task with this key lives, it is given back instead.")] = None,
+    unique: Annotated[
+        str | None, typer.Option(help="While a task with this key lives, it is given back instead.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and print the result.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0.0, help="Seconds to wait at most.")] = None,
     data: Data = None,
@@ -69,7 +75,7 @@ def _pair(argument: str) -> tuple[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _progress(session: Session, task_id: str) -> Any:
+async def _progress(session: Session, task_id: str) -> AsyncGenerator[None]:
     """Show how far a task says it is while the body waits; needs a terminal and the history's address."""
     if not sys.stderr.isatty() or not session.settings.database_url:
         yield
@@ -107,7 +113,9 @@ def cancel(ids: Ids, reason: Reason = "", data: Data = None) -> None:
 
 def retry(
     ids: Ids,
-    payload: Annotated[str | None, typer.Option("--json", metavar="JSON", help="Other arguments for its new life.")] = None,
+    payload: Annotated[
+        str | None, typer.Option("--json", metavar="JSON", help="Other arguments for its new life.")
+    ] = None,
     reason: Reason = "",
     data: Data = None,
 ) -> None:

@@ -136,8 +136,16 @@ def print_event(event: EventView, *, with_task: bool = False) -> None:
 
 def _said(event: EventView) -> list[str]:
     detail = event.detail
-    said = [f"{name} {detail[name]}" for name in ("name", "queue", "outcome", "due_at", "message") if detail.get(name)]
-    said += [f"{name[:-2]} {duration(detail[name])}" for name in ("wait_s", "run_s") if detail.get(name) is not None]
+    said = [
+        f"{name} {detail[name]}"
+        for name in ("name", "queue", "outcome", "due_at", "message")
+        if detail.get(name)
+    ]
+    said += [
+        f"{name[:-2]} {duration(detail[name])}"
+        for name in ("wait_s", "run_s")
+        if detail.get(name) is not None
+    ]
     error = detail.get("error")
     if error:
         said.append(f"{error.get('type')}: {error.get('message')}")

@@ -14,21 +14,28 @@ __all__ = ["add_to"]
 API_PORT = 8000
 
 Imports = Annotated[
-    list[str] | None, typer.Option("--import", metavar="MODULE", help="Module that declares tasks; repeatable.")
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="Module that declares tasks; repeatable."),
 ]
-Reload = Annotated[bool, typer.Option("--reload", help="Restart the runners when a file of the tasks changes.")]
-Grace = Annotated[float, typer.Option("--grace", min=0.0, metavar="S", help="Seconds that running tasks get at the end.")]
+Reload = Annotated[
+    bool, typer.Option("--reload", help="Restart the runners when a file of the tasks changes.")
+]
+Grace = Annotated[
+    float, typer.Option("--grace", min=0.0, metavar="S", help="Seconds that running tasks get at the end.")
+]
 Host = Annotated[str, typer.Option("--host", help="Address of the API.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the API; 0 takes a free one.")]
 NoAuth = Annotated[bool, typer.Option("--no-auth", help="Ask for no API key; on a loopback address only.")]
 Parent = Annotated[int | None, typer.Option("--parent-fd", hidden=True)]
 
 
-def up(
+def up(  # noqa: PLR0917  # one parameter per option
     data: Data = None,
     host: Host = "127.0.0.1",
     port: Port = API_PORT,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; each runs many tasks at a time.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Worker processes; each runs many tasks at a time.")
+    ] = 1,
     imports: Imports = None,
     reload: Reload = False,
     demo: Annotated[bool, typer.Option("--demo", help="Keep submitting sample tasks.")] = False,
@@ -69,13 +76,17 @@ def api(
     return run_api(read_settings(data), host=host, port=port, no_auth=no_auth)
 
 
-def worker(
+def worker(  # noqa: PLR0917  # one parameter per option
     data: Data = None,
-    queues: Annotated[str, typer.Option(metavar="A,B", help="Queues to take from; those of its tasks unless given.")] = "",
+    queues: Annotated[
+        str, typer.Option(metavar="A,B", help="Queues to take from; those of its tasks unless given.")
+    ] = "",
     processes: Annotated[int, typer.Option(min=1, max=64, help="Runner processes.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="Async tasks at a time, per process.")] = 256,
     threads: Annotated[int, typer.Option(min=1, help="Sync tasks at a time, per process.")] = 16,
-    isolated: Annotated[int | None, typer.Option(min=1, help="Isolated tasks at a time; the cores unless given.")] = None,
+    isolated: Annotated[
+        int | None, typer.Option(min=1, help="Isolated tasks at a time; the cores unless given.")
+    ] = None,
     imports: Imports = None,
     label: Annotated[str, typer.Option(help="A word that tells this worker from others.")] = "",
     reload: Reload = False,
@@ -105,7 +116,9 @@ def worker(
 
 def relay(
     data: Data = None,
-    metrics_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Serve health and metrics here.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve health and metrics here.")
+    ] = None,
     metrics_host: Annotated[str, typer.Option(help="Address for it.")] = "127.0.0.1",
     parent_fd: Parent = None,
 ) -> int:
@@ -121,7 +134,18 @@ def relay(
     return 0
 
 
+def demo_load(site_port: Annotated[int, typer.Option()], parent_fd: Parent = None) -> int:
+    """Submit sample tasks; `up --demo` runs it."""
+    from services.up.parent import follow_parent
+
+    follow_parent(parent_fd)
+    from services.up.demo_role import run_demo
+
+    return run_demo(read_settings(), site_port)
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
     for verb in (up, api, worker, relay):
         app.command()(verb)
+    app.command("demo-load", hidden=True)(demo_load)

@@ -14,7 +14,17 @@ import msgspec
 
 from taskq_core.log import escape
 
-__all__ = ["COLOURS", "Cell", "duration", "moment", "paint", "print_json", "print_line", "print_table", "to_json"]
+__all__ = [
+    "COLOURS",
+    "Cell",
+    "duration",
+    "moment",
+    "paint",
+    "print_json",
+    "print_line",
+    "print_table",
+    "to_json",
+]
 
 COLOURS = {
     "succeeded": "32",

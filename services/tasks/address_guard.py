@@ -77,9 +77,7 @@ class AllowRule(NamedTuple):
     def covers(self, address: Address, port: int) -> bool:
         """Whether the exception holds for this address and port."""
         return (
-            address.version == self.network.version
-            and address in self.network
-            and self.port in {None, port}
+            address.version == self.network.version and address in self.network and self.port in {None, port}
         )
 
 
@@ -139,11 +137,11 @@ def _parse_rule(part: str) -> AllowRule:
         pass
     host, _, port = part.rpartition(":")
     try:
-        rule = AllowRule(ip_network(ip_address(host.strip("[]"))), int(port))
+        network, number = ip_network(ip_address(host.strip("[]"))), int(port)
     except ValueError:
         raise ConfigError(
             f"TASKQ_SCRAPE_ALLOW: {part[:60]!r} is neither a CIDR block nor address:port"
         ) from None
-    if not 0 < rule.port < 65536:  # pyright: ignore[reportOptionalOperand]  # set just above
+    if not 0 < number < 65536:
         raise ConfigError(f"TASKQ_SCRAPE_ALLOW: {part[:60]!r} has no such port")
-    return rule
+    return AllowRule(network, number)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
+from taskq_core import current
+
 __all__ = [
     "DemoFailure",
     "Flaky",
@@ -76,8 +78,6 @@ async def sleep(seconds: Seconds) -> Slept:
 
 async def flaky(fail_times: Failures = 1) -> Flaky:
     """Fail on the first attempts, then succeed."""
-    from taskq_core import current  # noqa: PLC0415  # a declaration needs no worker
-
     attempt = current().attempt
     if attempt <= fail_times:
         raise DemoFailure(f"attempt {attempt} fails; the first {fail_times} do")
@@ -101,8 +101,6 @@ async def crash(signal: Signal = "SIGKILL") -> None:
 
 async def progress(steps: Steps = 10, seconds: Seconds = 5.0) -> Stepped:
     """Work in equal steps and tell after each how far it is."""
-    from taskq_core import current  # noqa: PLC0415  # a declaration needs no worker
-
     task = current()
     for step in range(1, steps + 1):
         await asyncio.sleep(seconds / steps)

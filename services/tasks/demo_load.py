@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -88,7 +89,7 @@ def _mix(site: str | None) -> tuple[list[Callable[[Random], Call]], list[int]]:
         (_fail, 2),
     ]
     if site is not None:
-        mix += [(lambda chance: _scrape(chance, site), 30)]
+        mix.append((partial(_scrape, site), 30))
     makers, weights = zip(*mix, strict=True)
     return list(makers), list(weights)
 
@@ -119,7 +120,7 @@ def _resize(chance: Random) -> Call:
     return "image.resize", payload
 
 
-def _scrape(chance: Random, site: str) -> Call:
+def _scrape(site: str, chance: Random) -> Call:
     special = ["/missing", f"/flaky?visit={chance.randrange(10**9)}", "/slow", "/moved"]
     path = chance.choice(special) if chance.random() < 0.25 else chance.choice(list(PAGES))
     return "web.scrape", {"url": site.rstrip("/") + path}

@@ -106,11 +106,11 @@ def _say_nothing(_: tornado.web.RequestHandler) -> None:
 
 class _Handler(tornado.web.RequestHandler):
     def show(self, page: Page) -> None:
-        self.finish(_render(page))
+        self.write(_render(page))  # pyright: ignore[reportUnknownMemberType]  # tornado says `dict`
 
     def write_error(self, status_code: int, **_: Any) -> None:
         phrase = HTTPStatus(status_code).phrase
-        self.finish(_render(Page(f"{status_code} {phrase}", phrase, "Try the quay instead.", ("/",))))
+        self.show(Page(f"{status_code} {phrase}", phrase, "Try the quay instead.", ("/",)))
 
 
 class _Town(_Handler):

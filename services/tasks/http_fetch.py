@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -33,9 +34,7 @@ HEADERS = {
     "Accept-Encoding": "gzip, deflate",
 }
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PASSING = frozenset(
-    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-)
+_PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 _HEADERS_TOO_LARGE = 431
 _AUTO_WBITS = 32 + zlib.MAX_WBITS  # gzip or zlib, by their first bytes
@@ -126,19 +125,17 @@ class _Unpacker:
         name = encoding.strip().lower()
         if name not in _PACKED | {"", "identity"}:
             raise PageRefused(f"the page is packed as {name[:40]!r}, which was not asked for")
-        self._zlib = zlib.decompressobj(_AUTO_WBITS) if name in _PACKED else None
+        self._inflate = zlib.decompressobj(_AUTO_WBITS).decompress if name in _PACKED else None
         self.body = bytearray()
 
     def feed(self, piece: bytes) -> bool:
         """Take a piece; False when the page has become too large."""
-        room = MAX_BODY - len(self.body)
-        self.body += piece if self._zlib is None else self._inflate(self._zlib, piece, room + 1)
+        self.body += piece if self._inflate is None else self._unpacked(self._inflate, piece)
         return len(self.body) <= MAX_BODY
 
-    @staticmethod
-    def _inflate(inflater: zlib._Decompress, piece: bytes, limit: int) -> bytes:
+    def _unpacked(self, inflate: Callable[[bytes, int], bytes], piece: bytes) -> bytes:
         try:
-            return inflater.decompress(piece, limit)
+            return inflate(piece, MAX_BODY - len(self.body) + 1)
         except zlib.error as error:
             raise PageRefused(f"the page is not packed as it says: {error}") from error
 

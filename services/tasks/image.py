@@ -19,9 +19,7 @@ __all__ = ["Resized", "resize"]
 type Side = Annotated[int, msgspec.Meta(ge=1, le=10_000, description="pixels")]
 type Source = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1, max_length=1000, description="a path under <data>/images, or upload:<sha256>"
-    ),
+    msgspec.Meta(min_length=1, max_length=1000, description="a path under <data>/images, or upload:<sha256>"),
 ]
 type Sizes = Annotated[
     list[tuple[Side, Side]],

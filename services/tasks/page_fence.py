@@ -26,9 +26,7 @@ TAME_LENGTH = 256 * 1024
 TAME_TAGS = 5_000
 TAME_NODES = 300_000
 CHILD_WAIT_S = 15.0
-_FORMATTING = re.compile(
-    r"<(?:b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/>]", re.IGNORECASE
-)
+_FORMATTING = re.compile(r"<(?:b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/>]", re.IGNORECASE)
 _POOL = ThreadPoolExecutor(2, "taskq-page")
 
 
@@ -64,7 +62,11 @@ def _read_in_child(html: str, url: str) -> PageSummary:
     command = [sys.executable, "-I", str(Path(page.__file__)), url]
     try:
         done = subprocess.run(
-            command, input=html.encode("utf-8", "replace"), capture_output=True, timeout=CHILD_WAIT_S, check=True
+            command,
+            input=html.encode("utf-8", "replace"),
+            capture_output=True,
+            timeout=CHILD_WAIT_S,
+            check=True,
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise MarkupRefused("the page's markup takes too much memory or time to read") from error

@@ -7,7 +7,7 @@ frames costs no more than one. No other frame is ever sought, so none can be lar
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ MAX_PROFILE = 256 * 1024  # bytes; a colour profile beyond that is no colour pro
 DRAFT_MARGIN = 2
 REDUCING_GAP = 3.0
 FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "GIF")
+_KNOWN: dict[str, Format] = {name: name for name in FORMATS}
 ORIENTATION = 0x0112
 WHITE = (255, 255, 255)
 
@@ -114,11 +115,13 @@ def encode(image: Image.Image, format: Format, profile: bytes | None = None) -> 
 
 
 @contextmanager
-def _strict() -> Iterator[None]:
+def _strict() -> Generator[None]:
     """Any complaint of the decoder means that the file is bad, and a bad file stays bad."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            # EXIF is read with the TIFF code; cameras write it badly, and only the orientation is wanted.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
             yield
     except (BadPicture, MemoryError):
         raise
@@ -155,7 +158,7 @@ def _draft_size(size: Box, boxes: Sequence[Box], *, sideways: bool) -> Box:
 
 def _format(image: Image.Image) -> Format:
     # A JPEG with more pictures behind the first one (a depth map, a preview) calls itself MPO.
-    return next((known for known in FORMATS if known == image.format), "JPEG")
+    return _KNOWN.get(image.format or "", "JPEG")
 
 
 def _plain(image: Image.Image) -> Image.Image:

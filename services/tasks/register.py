@@ -13,7 +13,9 @@ def register(app: TaskQ) -> None:
     # In a process of its own: decoding is what a hostile file attacks, and it keeps a core busy. Memory is
     # bounded by the picture's size (40 million pixels) and by the worker's ceiling, not by a limit set in
     # the task: the process serves many tasks, and a limit on address space could not be lifted again.
-    app.task("image.resize", queue="images", isolate=True, timeout=60, retry=Retry(max_attempts=3))(image.resize)
+    app.task("image.resize", queue="images", isolate=True, timeout=60, retry=Retry(max_attempts=3))(
+        image.resize
+    )
     app.task("web.scrape", queue="web", timeout=90, retry=Retry(max_attempts=4, jitter=0.5))(scrape.scrape)
     app.task("demo.noop", queue="demo")(demo.noop)
     app.task("demo.echo", queue="demo")(demo.echo)

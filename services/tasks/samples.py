@@ -36,7 +36,7 @@ def draw_samples(images: Path) -> list[Path]:
             continue
         unfinished = target.with_name(f".{os.getpid()}.{name}")
         first, *others = draw()
-        more = {"save_all": True, "append_images": others} if others else {}
+        more: dict[str, Any] = {"save_all": True, "append_images": others} if others else {}
         first.save(unfinished, **options, **more)
         unfinished.replace(target)
         drawn.append(target)
@@ -83,7 +83,9 @@ def _badge() -> list[Image.Image]:
     pen = ImageDraw.Draw(picture)
     for step in range(60):
         edge = 40 + step * 4
-        pen.ellipse((edge, edge, 799 - edge, 799 - edge), fill=(20 + step * 3, 110 + step * 2, 170, 90 + step * 2))
+        pen.ellipse(
+            (edge, edge, 799 - edge, 799 - edge), fill=(20 + step * 3, 110 + step * 2, 170, 90 + step * 2)
+        )
     for spoke in range(12):
         angle = spoke * math.pi / 6
         x, y = 400 + 300 * math.cos(angle), 400 + 300 * math.sin(angle)
@@ -136,9 +138,7 @@ def _hills(
     level, colour = layer
     width, height = size
     chance = Random(seed)
-    waves = [
-        (chance.uniform(1.5, 9.0), chance.uniform(0, 6.3), chance.uniform(0.01, 0.05)) for _ in range(4)
-    ]
+    waves = [(chance.uniform(1.5, 9.0), chance.uniform(0, 6.3), chance.uniform(0.01, 0.05)) for _ in range(4)]
     outline: list[tuple[float, float]] = [(0, height)]
     for x in range(0, width + 8, 8):
         lift = sum(swing * math.sin(often * x / width * 6.3 + shift) for often, shift, swing in waves)
@@ -171,7 +171,9 @@ def _ripples(pen: ImageDraw.ImageDraw, width: int, rows: tuple[int, int]) -> Non
         long = (y - rows[0]) / 4 + chance.randrange(10, 50)
         x = chance.randrange(width)
         glow = chance.randrange(110, 210)
-        pen.line((x, y, x + long, y), fill=(glow, glow * 2 // 3, glow * 3 // 5), width=1 + (y - rows[0]) // 200)
+        pen.line(
+            (x, y, x + long, y), fill=(glow, glow * 2 // 3, glow * 3 // 5), width=1 + (y - rows[0]) // 200
+        )
 
 
 def _boat(pen: ImageDraw.ImageDraw, left: int, top: int, size: int) -> None:

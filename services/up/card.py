@@ -47,10 +47,11 @@ def _curl(facts: Facts) -> str:
     body = json.dumps(
         {"name": "image.resize", "payload": {"source": facts.image, "sizes": _SIZES}}, separators=(",", ":")
     )
+    kind = "-H 'Content-Type: application/json'"
+    call = f"{kind} {facts.api}/api/tasks -d {shlex.quote(body)}"
     if facts.token_file is None:
-        return f"curl -s {facts.api}/api/tasks -d {shlex.quote(body)}"
-    key = f'"Authorization: Bearer $(cat {_path(facts.token_file, facts.cwd)})"'
-    return f"curl -sH {key} {facts.api}/api/tasks -d {shlex.quote(body)}"
+        return f"curl -s {call}"
+    return f'curl -sH "Authorization: Bearer $(cat {_path(facts.token_file, facts.cwd)})" {call}'
 
 
 def _command(cwd: Path) -> str:

@@ -13,6 +13,7 @@ import setproctitle
 from services.up.card import Facts, write_card
 from services.up.keys import KEYS_LINE, taking_keys
 from services.up.options import UpOptions
+from services.up.samples import FIRST_SAMPLE
 from services.up.stopping import Stopper
 from services.up.system import System
 from taskq_core.config import find_home
@@ -53,13 +54,13 @@ async def _stay(system: System, stopper: Stopper, started: float) -> None:
     demo = Demo(system, _say)
     if system.health.status != "ok":
         _say(f"not all is well yet: {system.health.reason}")
-    print(write_card(_facts(system, time.monotonic() - started)), flush=True)
+    _show(write_card(_facts(system, time.monotonic() - started)))
     if system.options.demo:
         demo.toggle()
     actions = {"d": demo.toggle, "k": lambda: kill_a_runner(system, _say), "q": stopper.stop}
     with taking_keys(actions) as there:
         if there:
-            print(KEYS_LINE, flush=True)
+            _show(KEYS_LINE)
         try:
             await stopper.wait()
         finally:
@@ -89,14 +90,19 @@ def _facts(system: System, seconds: float) -> Facts:
         usual_home=usual,
         api=system.api,
         token_file=None if options.no_auth else system.folder.token_file,
-        image=system.sample_image,
+        image=FIRST_SAMPLE,
         demo=options.demo,
         cwd=cwd,
     )
 
 
+def _show(text: str) -> None:
+    """What was asked for, on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def _say(text: str) -> None:
-    """A line for people while the system runs."""
-    print(f"taskq: {escape(mask(text))}", file=sys.stderr, flush=True)
-
-
+    """A line for people while the system runs, on stderr."""
+    sys.stderr.write(f"taskq: {escape(mask(text))}\n")
+    sys.stderr.flush()

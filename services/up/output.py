@@ -21,16 +21,21 @@ _SHOWN = frozenset({"warning", "error", "critical"})
 
 
 class Output:
-    """One role's log file, followed. The role writes into it by itself, so it never waits for us."""
+    """One role's log file, followed. The role writes into it by itself, so it never waits for us.
+
+    `ready` tells whether the role said so since its start.
+    """
 
     def __init__(self, name: str, file: Path) -> None:
         self._name = name
         self._file = file
         self._seen = file.stat().st_size if file.exists() else 0
         self._rest = b""
+        self.ready = False
 
     def open(self) -> IO[bytes]:
-        """The file, to be handed to the process."""
+        """The file, to be handed to a process that starts."""
+        self.ready = False
         descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         return os.fdopen(descriptor, "ab")
 
@@ -43,6 +48,7 @@ class Output:
             self._seen = file.tell()
             *lines, self._rest = (self._rest + fresh).split(b"\n")
             for line in lines:
+                self.ready = self.ready or _says_ready(line)
                 shown = readable(line)
                 if shown:
                     yield f"{self._name}: {shown}"
@@ -55,7 +61,7 @@ class Output:
             file.seek(max(0, size - 4096))
             lines = [line for line in file.read().split(b"\n") if line.strip()]
             if lines:
-                return _plain(lines[-1]).removeprefix("taskq: ")
+                return _plain(lines[-1])
         return "it said nothing"
 
     def _turn_over(self) -> None:
@@ -71,9 +77,15 @@ def readable(line: bytes) -> str:
     entry = _entry(line)
     if entry is None:
         return _plain(line)
-    if entry.get("level") not in _SHOWN:
+    if entry.get("level") not in _SHOWN:  # also what a role says when it is ready
         return ""
     return escape(f"{entry['level']}: {entry.get('message', '')}")[:_LONGEST]
+
+
+def _says_ready(line: bytes) -> bool:
+    """Whether this is the line by which a role tells that it works: `{"ready": <its name>, …}`."""
+    entry = _entry(line)
+    return entry is not None and "ready" in entry
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
@@ -83,10 +95,10 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = msgspec.json.decode(line, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):
         return None
-    return entry if "level" in entry and "role" in entry else None
+    return entry if entry.keys() & {"level", "ready"} else None
 
 
 def _plain(line: bytes) -> str:
     entry = _entry(line)
     text = line.decode(errors="replace").strip() if entry is None else str(entry.get("message", ""))
-    return escape(text)[:_LONGEST]
+    return escape(text.removeprefix("taskq: "))[:_LONGEST]

@@ -87,10 +87,10 @@ class RoleProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def wait(self, timeout: float) -> bool:
-        """Wait so many seconds for its end; whether it ended."""
+    async def wait(self, timeout: float, hurry: asyncio.Event | None = None) -> bool:
+        """Wait so many seconds for its end, or until `hurry` is set; whether it ended."""
         deadline = time.monotonic() + timeout
-        while self.alive and time.monotonic() < deadline:
+        while self.alive and time.monotonic() < deadline and not (hurry and hurry.is_set()):
             await asyncio.sleep(_POLL_S)
         return not self.alive
 

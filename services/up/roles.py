@@ -11,7 +11,7 @@ from services.up.options import UpOptions
 from services.up.process import Role
 from taskq_core.config import PREFIX, Settings
 
-__all__ = ["SAMPLES", "api_role", "relay_role", "worker_role"]
+__all__ = ["SAMPLES", "api_role", "demo_role", "relay_role", "worker_role"]
 
 SAMPLES = "services.tasks"  # the sample tasks, always registered
 
@@ -35,6 +35,11 @@ def worker_role(options: UpOptions, settings: Settings) -> Role:
     flags = [part for module in modules for part in ("--import", module)]
     flags += ["--processes", str(options.workers), "--grace", f"{options.grace:g}"]
     return _role("worker", [*flags, *(["--reload"] if options.reload else [])], settings, history=False)
+
+
+def demo_role(settings: Settings, site_port: int) -> Role:
+    """The demo load and its website."""
+    return _role("demo-load", ["--site-port", str(site_port)], settings, history=False)
 
 
 def _role(name: str, flags: list[str], settings: Settings, *, history: bool = True) -> Role:

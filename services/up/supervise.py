@@ -15,7 +15,7 @@ FIRST_PAUSE_S = 0.2  # before the first restart; doubled by each that follows
 LONGEST_PAUSE_S = 5.0
 MOST_DEATHS = 5  # within the minute; more are a fault that a restart does not mend
 MINUTE_S = 60.0
-_LOOK_S = 0.1
+_LOOK_S = 0.05
 
 
 class Keeper:

@@ -7,9 +7,11 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,7 +19,8 @@ from services.up.health import Health, ask_health
 from services.up.options import UpOptions
 from services.up.ports import claim_port
 from services.up.process import Lifeline, Role, RoleProcess
-from services.up.roles import api_role, relay_role, worker_role
+from services.up.roles import api_role, demo_role, relay_role, worker_role
+from services.up.samples import make_samples
 from services.up.supervise import Keeper
 from taskq_core.config import Settings, load_settings
 from taskq_core.embedded import DataFolder, ServerOptions, Servers
@@ -27,6 +30,7 @@ __all__ = ["System"]
 GREEN_S = 60.0  # until /health must be green; later the card says what is missing
 _ASK_S = 0.05
 _ROLE_STOP_S = 3.0  # for roles that have nothing to finish
+_KILL_S = 12.0  # beyond the grace: what a worker may need to kill and settle what overstays
 _HEAVY = ("taskq_core.audit.migrate", "taskq_core.access.store", "taskq_core.broker.functions")
 
 
@@ -44,6 +48,8 @@ class System:
         self.token = ""
         self.health = Health()
         self._servers: Servers | None = None
+        self._site_port = 0
+        self._hurry = asyncio.Event()
         self._lifeline = Lifeline()
         self._processes: list[RoleProcess] = []
         self._watching: list[asyncio.Task[None]] = []
@@ -53,6 +59,11 @@ class System:
         """Base address of the API."""
         host = self.options.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether there is anything to stop."""
+        return bool(self._processes)
 
     @property
     def worker(self) -> RoleProcess:
@@ -71,14 +82,24 @@ class System:
         given = load_settings(self._given, os.environ, Path.cwd(), require=False)
         self.port = claim_port(self.options.host, self.options.port)
         imports = asyncio.create_task(asyncio.to_thread(_import_heavy))
-        self.settings = await self._start_servers(given)
+        samples = asyncio.create_task(asyncio.to_thread(make_samples, self.folder.images))
+        self.settings = await self._start_servers(self._with_site(given))
         self._start_role(api_role(self.options, self.settings, self.port))
         await imports
         await self._prepare_stores()
         self._start_role(worker_role(self.options, self.settings))
         self._start_role(relay_role(self.settings))
+        await samples
         await self._until_green()
         self._write_up()
+
+    def _with_site(self, given: Settings) -> Settings:
+        """Let web.scrape fetch the demonstration's site; the port is kept in mind for later."""
+        if not (self.options.demo or sys.stdin.isatty()):
+            return given
+        self._site_port = claim_port("127.0.0.1", 0)
+        allowed = (*given.scrape_allow, f"127.0.0.1:{self._site_port}")
+        return msgspec.structs.replace(given, scrape_allow=allowed)
 
     async def _start_servers(self, given: Settings) -> Settings:
         """The servers that nobody else runs; answers the settings with all addresses."""
@@ -124,13 +145,21 @@ class System:
         self._processes.append(process)
         self._watch(Keeper(process, self._say).run())
 
+    def demo_process(self) -> RoleProcess:
+        """The demo load, not started."""
+        role = demo_role(self.settings, self._site_port)
+        return RoleProcess(role, self._lifeline, self.folder.path / "demo.log")
+
     async def _until_green(self) -> None:
         deadline = time.monotonic() + GREEN_S
         while time.monotonic() < deadline:
-            self.health = await ask_health(self.options.host, self.port, self.token)
-            if self.health.status == "ok":
-                return
+            if self.worker.output.ready:
+                self.health = await ask_health(self.options.host, self.port, self.token)
+                if self.health.status == "ok":
+                    return
             await asyncio.sleep(_ASK_S)
+        if not self.worker.output.ready:
+            self.health = Health(checks={"verdict": "the worker does not start"})
 
     def _write_up(self) -> None:
         self.folder.write_up(
@@ -145,13 +174,13 @@ class System:
             }
         )
 
-    def _watch(self, work: object) -> None:
-        self._watching.append(asyncio.create_task(work))  # type: ignore[arg-type]
+    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watching.append(asyncio.create_task(work))
 
     # --- stopping ---------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Drain the worker, end the roles, stop the servers. Cancelled, it goes on without the patience."""
+        """Drain the worker, end the roles, stop the servers; leaves no process."""
         self.folder.remove_up()
         await _end(self._watching)
         try:
@@ -163,14 +192,19 @@ class System:
             self._lifeline.close()
             self.folder.release()
 
+    def hurry(self) -> None:
+        """Have `stop` wait for nothing that still runs; the servers are stopped in order all the same."""
+        self._hurry.set()
+
     async def _drain(self) -> None:
         """The worker gets its grace; the API answers meanwhile, and the relay carries what that brings."""
-        for name, patience in (("worker", self.options.grace + _ROLE_STOP_S), ("api", _ROLE_STOP_S), ("relay", _ROLE_STOP_S)):
+        patience = {"worker": self.options.grace + _KILL_S, "api": _ROLE_STOP_S, "relay": _ROLE_STOP_S}
+        for name, seconds in patience.items():
             for process in self._processes:
                 if process.role.name == name:
                     process.send(signal.SIGTERM)
-                    if not await process.wait(patience):
-                        self._say(f"{name} did not end in {patience:g} s; killing it")
+                    if not await process.wait(seconds, self._hurry) and not self._hurry.is_set():
+                        self._say(f"{name} did not end in {seconds:g} s; killing it")
 
     async def _stop_servers(self) -> None:
         if self._servers is not None:
@@ -189,5 +223,3 @@ def _import_heavy() -> None:
     """Import while the servers start."""
     for name in _HEAVY:
         importlib.import_module(name)
-
-

@@ -38,7 +38,8 @@ REST_S = 0.05
 MEASURE_S = 1.0
 TRIM_S = 1.0
 PARTITIONS_S = 3600.0
-BATCH_DEADLINE_S = 90.0  # a server that neither answers nor times out
+STRAYS_S = 5.0  # an idle relay looks for entries whose delivery it never saw
+COMMIT_DEADLINE_S = 90.0  # for a server that neither answers nor times out
 STOP_S = 0.6  # what a running COMMIT is given when the relay is told to stop
 BACKOFF_S = (0.1, 5.0)
 
@@ -50,7 +51,7 @@ class RelayStats(msgspec.Struct):
 
     state: str = "starting"  # starting, standby, running, waiting (for a server), stopped
     backlog: int = 0  # events in the source that are not committed
-    lag_s: float = 0.0  # age of the newest committed event while there is a backlog
+    lag_s: float = 0.0  # age of the oldest event that is not committed
     committed: int = 0  # new events since the start
     replayed: int = 0  # events that came again
     quarantined: int = 0
@@ -73,16 +74,16 @@ class Relay:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; returns within about a second after it."""
         working = asyncio.create_task(self._work(stop))
-        stopping = asyncio.create_task(stop.wait())
+        helpers = {asyncio.create_task(stop.wait()), asyncio.create_task(self._keep_measuring())}
         try:
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, *helpers}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({working}, timeout=STOP_S)
         finally:
-            stopping.cancel()
-            working.cancel()
-            await asyncio.wait({working})
+            for helper in helpers:
+                helper.cancel()
+            await _end(working)
             self.stats.state = "stopped"
-        if not working.cancelled():
+        if working.done() and not working.cancelled():
             working.result()
 
     async def _work(self, stop: asyncio.Event) -> None:
@@ -97,7 +98,6 @@ class Relay:
                 if self.stats.batches > batches:
                     pause = BACKOFF_S[0]
                 self._tell_trouble(error)
-            await self._quietly_measure()
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(pause * 2, longest)
 
@@ -123,11 +123,13 @@ class Relay:
         log.info("the relay of shard %s runs, incarnation %s", shard, incarnation)
         await self._duties(connection)
         await self._drain_pending(store, incarnation)
+        self._is_due("strays", STRAYS_S)
         self.stats.state, self.stats.trouble = "running", ""
         while not stop.is_set():
             entries = await self._source.fresh(IDLE_S, BATCH_BYTES)
             count = await self._carry(store, incarnation, entries)
-            if await self._duties(connection):
+            await self._duties(connection)
+            if not entries and self._is_due("strays", STRAYS_S):
                 await self._drain_pending(store, incarnation)
             if 0 < count < SMALL_BATCH:
                 await asyncio.sleep(REST_S)
@@ -138,8 +140,8 @@ class Relay:
         self._committed = position = await store.position()
         if position is None:
             return incarnation
-        _, ms, seq, _, _ = await self._source.head()
-        behind = incarnation == position.incarnation and (ms, seq) < (position.ms, position.seq)
+        end = await self._source.end()
+        behind = incarnation == position.incarnation and end < (position.ms, position.seq)
         if behind or incarnation < position.incarnation:
             log.warning("shard %s begins anew: its stream ends before what is committed", self._source.shard)
             incarnation = position.incarnation + 1
@@ -157,8 +159,7 @@ class Relay:
         if not entries:
             return 0
         batch = unpack(entries, incarnation)
-        async with asyncio.timeout(BATCH_DEADLINE_S):
-            kept = await self._commit(store, batch, incarnation)
+        kept = await self._commit(store, batch, incarnation)
         ended = [(p.event.task_id, p.at) for p in kept if p.event.kind in _ENDED]
         if ended:
             await self._source.forget(ended)
@@ -197,7 +198,8 @@ class Relay:
     ) -> None:
         """Commit; where an event is refused, halve until it stands alone."""
         try:
-            done = await store.commit(events, upto)
+            async with asyncio.timeout(COMMIT_DEADLINE_S):
+                done = await store.commit(events, upto)
         except Rejected as error:
             if len(events) == 1:
                 bad.append((events[0], str(error)))
@@ -221,17 +223,12 @@ class Relay:
         self._due[duty] = now + int(every_s * 1e9)
         return True
 
-    async def _duties(self, connection: Connection) -> bool:
-        """Partitions, trimming, figures. True: something that was delivered lies unacknowledged."""
-        stranded = False
-        if self._is_due("measure", MEASURE_S):
-            now_ms, pending = await self._measure()
-            stranded = pending > 0
-            if self._is_due("partitions", PARTITIONS_S):
-                await self._make_partitions(connection, day_of(now_ms))
+    async def _duties(self, connection: Connection) -> None:
+        if self._is_due("partitions", PARTITIONS_S):
+            _, now_ms = await self._source.head()
+            await self._make_partitions(connection, day_of(now_ms))
         if self._is_due("trim", TRIM_S):
             await self._source.trim()
-        return stranded
 
     async def _make_partitions(self, connection: Connection, today: date) -> None:
         try:
@@ -242,21 +239,37 @@ class Relay:
             return
         self.stats.moved += sum(one.moved for one in made)
 
-    async def _measure(self) -> tuple[int, int]:
-        n, _, _, now_ms, pending = await self._source.head()
+    async def _keep_measuring(self) -> None:
+        """Beside the work: the backlog grows while Postgres is away, slow or frozen."""
+        while True:
+            try:
+                await self._measure()
+            except (TaskqError, OSError) as error:
+                log.debug("the backlog is unknown: %s", error)
+            await asyncio.sleep(MEASURE_S)
+
+    async def _measure(self) -> None:
+        if self.stats.state == "standby":
+            self.stats.backlog, self.stats.lag_s = 0, 0.0  # the other one knows
+            return
+        n, now_ms = await self._source.head()
         committed = self._committed
         self.stats.backlog = max(0, n - (committed.n if committed else 0))
-        late = committed is not None and self.stats.backlog > 0
-        self.stats.lag_s = max(0.0, (now_ms - committed.at) / 1000.0) if committed and late else 0.0
-        return now_ms, pending
-
-    async def _quietly_measure(self) -> None:
-        """The backlog goes on growing while Postgres is away."""
-        try:
-            await self._measure()
-        except (TaskqError, OSError) as error:
-            log.debug("the backlog is unknown: %s", error)
+        oldest = None
+        if self.stats.backlog:
+            after = (committed.ms, committed.seq) if committed else (0, 0)
+            oldest = await self._source.next_ms(after)
+        self.stats.lag_s = 0.0 if oldest is None else max(0.0, (now_ms - oldest) / 1000.0)
 
 
 def _order(placed: Placed) -> int:
     return placed.order
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task; more than once, as the driver's clean-up may itself wait for a frozen server."""
+    for _ in range(3):
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.2)
+        if task.done():
+            return

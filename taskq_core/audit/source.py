@@ -13,9 +13,8 @@ __all__ = ["Entry", "EventSource", "Head"]
 # Stream milliseconds, sequence number, packed EventBatch. None: the entry was deleted before it was read.
 type Entry = tuple[int, int, bytes | None]
 
-# n of the newest event · milliseconds and sequence of the newest entry · the server's clock in
-# milliseconds · entries delivered to this consumer and not acknowledged.
-type Head = tuple[int, int, int, int, int]
+# Number of the newest event, and the server's clock in milliseconds.
+type Head = tuple[int, int]
 
 
 class EventSource(Protocol):
@@ -55,5 +54,13 @@ class EventSource(Protocol):
         ...
 
     async def head(self) -> Head:
-        """Where the newest event is."""
+        """How far the source is."""
+        ...
+
+    async def end(self) -> tuple[int, int]:
+        """The id of the newest entry that was ever written, also when it is trimmed by now."""
+        ...
+
+    async def next_ms(self, after: tuple[int, int]) -> int | None:
+        """When the first entry after an id was written; None: there is none."""
         ...

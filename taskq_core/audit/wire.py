@@ -6,6 +6,7 @@ as `bytea` (16 bytes; one version byte and the text) and a timestamp as `int8` (
 
 from __future__ import annotations
 
+import re
 from datetime import date, timedelta
 from functools import lru_cache
 
@@ -23,6 +24,7 @@ _DAY_MS = 86_400_000
 _EPOCH = date(1970, 1, 1)
 _DAYS_TO_2000 = (date(2000, 1, 1) - _EPOCH).days
 
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UUID = _JSON = "bytea"
 _TIME = "int8"
 
@@ -60,10 +62,10 @@ def _time(ms: int | None) -> int | None:
 
 
 def _uuid(task_id: str) -> bytes:
-    raw = bytes.fromhex(task_id.replace("-", ""))
-    if len(raw) != 16:
+    # Only the canonical form: two spellings of one id would be two rows of one key.
+    if _ID.fullmatch(task_id) is None:
         raise ValueError(f"{task_id[:60]!r} is not a task id")
-    return raw
+    return bytes.fromhex(task_id.replace("-", ""))
 
 
 def _json(text: str | None) -> bytes | None:

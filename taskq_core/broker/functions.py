@@ -122,7 +122,9 @@ class Broker:
         except NoPermissionError as error:
             if await self._library_stands():
                 return
-            message = "the function library is missing and this Redis user may not load it: run `taskq migrate`"
+            message = (
+                "the function library is missing and this Redis user may not load it: run `taskq migrate`"
+            )
             raise BrokerNotInitialised(message) from error
         except ResponseError as error:
             if "already exists" not in str(error):
@@ -130,14 +132,16 @@ class Broker:
 
     async def _library_stands(self) -> bool:
         try:
-            await self.redis.fcall(self._library.function("ensure"), 1, self.keys.events, _encode([[], [], 0]))
+            await self.redis.fcall(
+                self._library.function("ensure"), 1, self.keys.events, _encode([[], [], 0])
+            )
         except ResponseError as error:
             if is_missing_function(error):
                 return False
             raise
         return True
 
-    # -- calling ------------------------------------------------------------------------------------
+    # --- calling
 
     async def _call(self, function: str, request: object, keys: Sequence[str] = ()) -> Any:
         """Call until an answer comes or the patience ends."""
@@ -174,7 +178,7 @@ class Broker:
             await self._read_clock()
         return new_ids(count, self.clock.now_ms(), self.keys.shard)
 
-    # -- tasks come in ------------------------------------------------------------------------------
+    # --- tasks come in
 
     async def submit(self, tasks: Sequence[Submission], actor: str = "") -> list[Submitted]:
         """Accept tasks, in calls of at most 500 tasks and 1 MiB. Raises Full, Unavailable."""
@@ -183,7 +187,7 @@ class Broker:
             replies += _submitted.decode(await self._call("submit", [actor, part]))
         return replies
 
-    # -- leases -------------------------------------------------------------------------------------
+    # --- leases
 
     def _stream_keys(self, want: TakeWant) -> list[str]:
         return [self.keys.ready(wanted.queue, stream) for wanted in want.queues for stream in want.streams]
@@ -243,7 +247,7 @@ class Broker:
         reply = await self._call("progress", [owner, task_id, epoch, fraction, message])
         return _flags.decode(reply)[0]
 
-    # -- commands -----------------------------------------------------------------------------------
+    # --- commands
 
     async def cancel(self, task_id: str, actor: str, reason: str) -> Cancelled:
         """End a waiting task, or ask the runner of a running one."""
@@ -271,7 +275,7 @@ class Broker:
         """Write an operator's act into the history."""
         await self._call("record", [action, arguments, actor, reason, task_id])
 
-    # -- the history's side ---------------------------------------------------------------------------
+    # --- the history's side
 
     async def forget(self, ended: Sequence[tuple[str, int]]) -> int:
         """Let the hashes of ended tasks (id, ended at) expire: call it after COMMIT only."""
@@ -284,7 +288,7 @@ class Broker:
         """Drop events that every durable group has acknowledged, but the newest minute."""
         return _numbers.decode(await self._call("trim", [EVENTS_KEPT_MS, EVENTS_KEPT]))[0]
 
-    # -- live -----------------------------------------------------------------------------------------
+    # --- live
 
     async def live(self) -> AsyncIterator[LiveMessage]:
         """Live messages until the connection breaks, which raises a redis ConnectionError."""

@@ -26,7 +26,17 @@ from __future__ import annotations
 
 from taskq_core.model.task import Priority
 
-__all__ = ["CATALOG", "CONTROL", "KEY_PREFIX", "RETURNED", "SOLO", "STREAMS", "WORKERS", "ShardKeys", "worker_key"]
+__all__ = [
+    "CATALOG",
+    "CONTROL",
+    "KEY_PREFIX",
+    "RETURNED",
+    "SOLO",
+    "STREAMS",
+    "WORKERS",
+    "ShardKeys",
+    "worker_key",
+]
 
 WORKERS = "taskq:workers"  # zset worker id -> last seen, server ms
 CATALOG = "taskq:catalog"  # hash "<name>" -> JSON of the newest declaration per code version

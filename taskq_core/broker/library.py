@@ -46,7 +46,8 @@ FUNCTIONS = (
 )
 _REGISTER = """
 local function register(name, callback, flags)
-  redis.register_function{{ function_name = 'taskq_' .. name .. '_{digest}', callback = callback, flags = flags }}
+  local full_name = 'taskq_' .. name .. '_{digest}'
+  redis.register_function{{ function_name = full_name, callback = callback, flags = flags }}
 end
 """
 

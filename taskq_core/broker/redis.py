@@ -11,13 +11,15 @@ from typing import Any
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry as LibraryRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskq_core.errors import ConfigError, Unavailable
 
 __all__ = ["CONNECTION_ERRORS", "RETRYABLE_WORDS", "check_server", "is_retryable", "make_redis"]
 
-CONNECTION_ERRORS = (ConnectionError, TimeoutError, OSError)
+CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError)
 MINIMUM = (7, 0)
 # First words of error replies that pass by themselves.
 RETRYABLE_WORDS = (
@@ -38,7 +40,7 @@ def make_redis(url: str, *, timeout: float | None = 10.0, single: bool = False, 
         message = "TASKQ_REDIS_URL: cluster and sentinel are not supported yet; name one server"
         raise ConfigError(message)
     try:
-        return aioredis.Redis.from_url(
+        return aioredis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  # its keywords are untyped
             url,
             socket_timeout=timeout,
             socket_connect_timeout=5.0,

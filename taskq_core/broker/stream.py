@@ -99,14 +99,21 @@ class StreamSource:
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis: {error}") from error
 
-    async def head(self) -> tuple[int, int, int, int, int]:
-        """(n of the newest event, ms and seq of the newest entry, server ms, entries in flight)."""
+    async def head(self) -> tuple[int, int]:
+        """(number of the newest event, server milliseconds)."""
         n = await self._safe("HGET", self._keys.meta, "n")
-        newest = await self._safe("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
         seconds, micros = await self._safe("TIME")
-        pending = await self._safe("XPENDING", self._keys.events, AUDIT_GROUP)
-        ms, seq = _id(newest[0][0]) if newest else (0, 0)
-        return int(n or 0), ms, seq, int(seconds) * 1000 + int(micros) // 1000, int(_count(pending))
+        return int(n or 0), int(seconds) * 1000 + int(micros) // 1000
+
+    async def end(self) -> tuple[int, int]:
+        """The id of the newest entry ever written."""
+        flat = cast("list[Any]", await self._safe("XINFO", "STREAM", self._keys.events))
+        return _id(flat[flat.index(b"last-generated-id") + 1])
+
+    async def next_ms(self, after: tuple[int, int]) -> int | None:
+        """When the first entry after an id was written."""
+        found = await self._safe("XRANGE", self._keys.events, f"({after[0]}-{after[1]}", "+", "COUNT", 1)
+        return _id(found[0][0])[0] if found else None
 
     # -- reading ----------------------------------------------------------------------------------------
 
@@ -165,8 +172,3 @@ def _packed(fields: Any) -> bytes | None:
 def _entries(reply: Any) -> list[tuple[bytes, Any]]:
     """The client speaks RESP2: a list of [stream, entries]."""
     return cast("list[tuple[bytes, Any]]", reply[0][1]) if reply else []
-
-
-def _count(summary: Any) -> Any:
-    """The client turns the summary of XPENDING into a map."""
-    return summary["pending"]

@@ -1,0 +1,1 @@
+"""Plain immutable values and pure rules. Nothing here does input or output."""

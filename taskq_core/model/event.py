@@ -77,9 +77,9 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LiveMessage(msgspec.Struct, frozen=True):
-    """What a function publishes: the head of the stream and, within the budget, the batch itself.
+    r"""What a function publishes: the head of the stream and, within the budget, the batch itself.
 
-    On the wire: ``<n> <count> <entry>\\n<body>``. `count` 0 with `n` above 0 tells the head alone (n is
+    On the wire: ``<n> <count> <entry>\n<body>``. `count` 0 with `n` above 0 tells the head alone (n is
     then the last event's number). `n` 0 is a progress report: `entry` is the task id, the body JSON.
     """
 

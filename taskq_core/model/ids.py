@@ -35,9 +35,7 @@ def new_ids(count: int, ms: int, shard: int = 0) -> list[str]:
     """Many new ids of one moment, with one read of the random source."""
     noise = os.urandom(8 * count)
     fixed = ms << 80 | _VERSION | shard << 64 | _VARIANT
-    return [
-        _text(fixed | int.from_bytes(noise[at : at + 8]) & _RANDOM) for at in range(0, 8 * count, 8)
-    ]
+    return [_text(fixed | int.from_bytes(noise[at : at + 8]) & _RANDOM) for at in range(0, 8 * count, 8)]
 
 
 def first_id_at(ms: int) -> str:

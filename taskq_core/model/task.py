@@ -91,9 +91,7 @@ def unpack_options(packed: bytes | str) -> Options:
 def check_queue(name: str) -> str:
     """The queue name itself. Raises InvalidOption when it could forge a key."""
     if not _QUEUE.fullmatch(name):
-        message = (
-            f"queue {name[:70]!r}: use 1 to 64 of a-z 0-9 . _ - and begin with a letter or a digit"
-        )
+        message = f"queue {name[:70]!r}: use 1 to 64 of a-z 0-9 . _ - and begin with a letter or a digit"
         raise InvalidOption(message)
     return name
 

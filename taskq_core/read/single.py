@@ -43,7 +43,8 @@ async def one_task(sources: Sources, text: str) -> TaskView:
     try:
         record = await sources.record(task_id)
         if record is not None:
-            return task_view(await _complete(sources, facts_of_record(record), await _soon(row_asked)))
+            row = await _soon(row_asked, 0 if sources.past_rests else EXTRAS_S)
+            return task_view(await _complete(sources, facts_of_record(record), row))
         row = await row_asked
     except Unavailable:
         row = await row_asked
@@ -60,8 +61,8 @@ async def _row(sources: Sources, task_id: str) -> TaskRow | None:
     return await sources.past("task", lambda history: history.task(task_id))
 
 
-async def _soon(asked: asyncio.Future[TaskRow | None]) -> TaskRow | None:
-    done, _ = await asyncio.wait({asked}, timeout=EXTRAS_S)
+async def _soon(asked: asyncio.Future[TaskRow | None], patience_s: float) -> TaskRow | None:
+    done, _ = await asyncio.wait({asked}, timeout=patience_s)
     with suppress(Unavailable):
         return asked.result() if done else None
     return None
@@ -174,7 +175,7 @@ async def all_events(sources: Sources, limit: int, cursor: str | None) -> EventL
     # The entry of the cursor is read once more: a page may have ended inside it.
     bound = before if before == "+" else _just_behind(before)
     tail = await sources.newest(head.incarnation, before=bound, limit=limit + 1)
-    found = [placed for placed in newer_first(tail.events) if below is None or placed.n < below]
+    found = [placed for placed in newer_first(tail.events) if below is None or placed.n < below][: limit + 1]
     views = [(event_view(placed), placed.n, f"{placed.id.ms}-{placed.id.seq}") for placed in found]
     if len(views) <= limit and not (tail.complete or head.n == 0):
         lowest = found[-1].n if found else below

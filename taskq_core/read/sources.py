@@ -1,7 +1,7 @@
 """The two stores behind a direct reader, each asked with a deadline.
 
-A store that is away is said within two seconds. After a question to the history went unanswered, the next
-ones are refused at once for a second, so that Redis alone goes on answering quickly.
+A store that is away is said within two seconds. For a second after a question to the history went unanswered,
+`past_rests` tells those who only want to add to what Redis says not to wait for it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Sources:
         self.query_times: dict[str, QueryTimes] = {}
         self.most_events = MAX_EVENTS  # read behind the history's position, or back from the head
         self._history = history
-        self._down_until = 0
+        self._rests_until = 0
         self._late: set[asyncio.Future[Any]] = set()
 
     @property
@@ -77,8 +77,6 @@ class Sources:
 
         A late answer is left behind rather than cancelled: cancelling waits for the server too.
         """
-        if monotonic_ns() < self._down_until:
-            raise Unavailable("the history did not answer a moment ago; try again")
         started = monotonic_ns()
         asked = asyncio.ensure_future(ask(self._history))
         self._late.add(asked)
@@ -86,15 +84,20 @@ class Sources:
         done, _ = await asyncio.wait({asked}, timeout=PAST_S)
         if not done:
             _ = asked.cancel()
-            self._down_until = monotonic_ns() + REST_NS
+            self._rests_until = monotonic_ns() + REST_NS
             raise Unavailable("the history does not answer; try again")
         try:
             answer = asked.result()
         except Unavailable:
-            self._down_until = monotonic_ns() + REST_NS
+            self._rests_until = monotonic_ns() + REST_NS
             raise
         self.query_times.setdefault(name, QueryTimes()).note((monotonic_ns() - started) / 1e9)
         return answer
+
+    @property
+    def past_rests(self) -> bool:
+        """Whether the history did not answer a moment ago."""
+        return monotonic_ns() < self._rests_until
 
     def _forget(self, asked: asyncio.Future[Any]) -> None:
         self._late.discard(asked)

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MAX_EVENTS = 20_000
-_PAGE = 16  # entries asked for at first; each holds at most 1 MiB, and mostly far less
+_PAGE = 4  # entries asked for at first; each holds at most 1 MiB, and mostly far less
 _LARGEST_PAGE = 256
 _SMALL_BYTES = 256 << 10
 _LARGE_BYTES = 2 << 20

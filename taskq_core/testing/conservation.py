@@ -20,9 +20,8 @@ async def conservation_faults(broker: Broker, *, idle: bool = True) -> list[str]
     books = ledger_of(counts)
     faults: list[str] = []
     if books.unexplained:
-        faults.append(
-            f"{books.unexplained} tasks unexplained: {books.accepted} accepted, {books.live} live, {books.ended} ended"
-        )
+        sums = f"{books.accepted} accepted, {books.live} live, {books.ended} ended"
+        faults.append(f"{books.unexplained} tasks unexplained: {sums}")
     faults += await _lost_entries(broker, counts)
     if idle:
         faults += _left_over(counts)

@@ -13,7 +13,8 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import msgspec
@@ -52,8 +53,12 @@ class LocalWorker:
         concurrency: int = 32,
         threads: int = 4,
         isolated: int = 1,
+        grace: float = 10.0,
     ) -> None:
-        """`lease` in seconds must be that of the system; the rest are tasks at a time, by kind."""
+        """`lease` must be that of the system; at the end what runs has `grace` to finish (both seconds).
+
+        The rest are tasks at a time, by kind.
+        """
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._tasks = tasks
         self._config = WorkerConfig(
@@ -63,6 +68,7 @@ class LocalWorker:
             threads=threads,
             isolated=isolated,
             lease_s=lease,
+            grace_s=grace,
             code_version="local",
         )
         self._bench: _Bench | None = None
@@ -216,14 +222,27 @@ class _Bench:
         for helper in self._helpers:
             helper.cancel()
         await asyncio.gather(*self._helpers, return_exceptions=True)
-        _, late = await asyncio.wait(self._lanes, timeout=self._config.grace_s)
+        late = await self._lanes_left(self._lanes, self._config.grace_s)
         if late:
             for active in list(self.desk.active.values()):
                 self._attempts.stop(active, "drain")
-            _, late = await asyncio.wait(late, timeout=self._config.kill_grace_s)
+            late = await self._lanes_left(late, self._config.kill_grace_s)
         for lane in late:  # what does not stop is found by others when its lease has run out
             lane.cancel()
+        known = list(self.desk.active)
+        with contextlib.suppress(TaskqError, RedisError, OSError):  # what the blocking read still brought
+            await self._broker.sweep(self._owner, self.desk.queues, known, ["*"], "drain")
         await self._close()
+
+    async def _lanes_left(
+        self, lanes: Iterable[asyncio.Task[None]], seconds: float
+    ) -> set[asyncio.Task[None]]:
+        """The lanes that have not ended in time. When one ends the others must look again."""
+        left, until = set(lanes), time.monotonic() + seconds
+        while left and (rest := until - time.monotonic()) > 0:
+            _, left = await asyncio.wait(left, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            self.desk.signal.set()
+        return left
 
     async def renew(self) -> None:
         """Keep the leases; tell what was cancelled or lost."""

@@ -33,7 +33,9 @@ def judge(slots: list[Slot], overstayers: set[str], death: str, owner: str) -> l
         elif slot.state == ENDED or slot.kind == "isolated":
             finishes.append(_finish(slot, owner, Op.RELEASE, reason="its runner died"))
         elif overstayers:
-            finishes.append(_finish(slot, owner, Op.INTERRUPT, reason="a neighbour overstayed its time limit"))
+            finishes.append(
+                _finish(slot, owner, Op.INTERRUPT, reason="a neighbour overstayed its time limit")
+            )
         else:
             finishes.append(_crashed(slot, owner, death, alone=len(suspects) == 1))
     return finishes

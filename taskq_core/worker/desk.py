@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from taskq_core.broker.keys import SOLO
 from taskq_core.broker.protocol import Claim, Finish, Held, QueueWant, TakeWant
 from taskq_core.model.task import Priority
@@ -33,12 +31,6 @@ class Active:
         self.ended = False
         self.stop = ""  # why it was told to stop: cancel, timeout, drain, doubt, lost
         self.cancel: Any = None  # how to tell it
-
-
-class Reservation(msgspec.Struct):
-    """Free slots that a lane has asked tasks for, and not yet got."""
-
-    budgets: list[int]
 
 
 class Desk:
@@ -82,11 +74,13 @@ class Desk:
         kinds = {KINDS.index(task.kind) + 1 for task in self.tasks.values() if task.queue == queue}
         return sorted(kinds) or [1]
 
-    # -- taking -----------------------------------------------------------------------------------------
+    # --- taking
 
     def reserve(self) -> list[int]:
         """Half of the capacity or what is free of it: the other lane takes the other half."""
-        budgets = [min(free, max(1, whole // 2)) for free, whole in zip(self.free, self.capacity, strict=True)]
+        budgets = [
+            min(free, max(1, whole // 2)) for free, whole in zip(self.free, self.capacity, strict=True)
+        ]
         self.free = [free - taken for free, taken in zip(self.free, budgets, strict=True)]
         return budgets
 
@@ -124,24 +118,15 @@ class Desk:
             if all(self.free[kind - 1] > 0 for kind in wanted.kinds)
         ]
 
-    # -- one attempt --------------------------------------------------------------------------------------
+    # --- one attempt
 
     def open(self, claim: Claim, task: Task[..., Any], now: int, soft: int, hard: int) -> Active:
         """Write the slot; the attempt may start."""
         kind = KINDS.index(task.kind)
         active = Active(claim, task, 0 if self.solo else kind)
         active.started = now
-        active.slot = self.table.occupy(
-            kind,
-            self._queue_index[claim.queue],
-            STREAM_INDEX[claim.stream],
-            claim.epoch,
-            claim.entry,
-            claim.task_id,
-            now,
-            soft,
-            hard,
-        )
+        place = (kind, self._queue_index[claim.queue], STREAM_INDEX[claim.stream])
+        active.slot = self.table.occupy(place, claim.epoch, claim.entry, claim.task_id, (now, soft, hard))
         self.active[claim.task_id] = active
         self.free[active.kind] -= 1
         return active

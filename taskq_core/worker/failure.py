@@ -6,9 +6,9 @@ import hashlib
 import traceback
 from pathlib import Path
 
-from taskq_core.model.codec import encode_json
+from taskq_core.model.codec import MAX_RESULT, encode_json
 
-__all__ = ["describe", "describe_text"]
+__all__ = ["describe", "describe_large_result", "describe_text"]
 
 MAX_TRACEBACK = 64 * 1024
 MAX_MESSAGE = 4 * 1024
@@ -27,7 +27,9 @@ def _clean(text: str, limit: int) -> str:
 
 def describe(error: BaseException) -> str:
     """Raw JSON {type, message, traceback, fingerprint}. No values of local variables are kept."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OWN)]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OWN)
+    ]
     lines = traceback.format_list(traceback.StackSummary.from_list(frames))
     lines += traceback.format_exception_only(error)
     places = [f"{Path(frame.filename).name}:{frame.name}" for frame in frames]
@@ -48,8 +50,16 @@ def describe_text(kind: str, message: str) -> str:
     return _packed(kind, message, None, [])
 
 
+def describe_large_result(size: int) -> str:
+    """The same for a result over the limit; `size` in characters of JSON."""
+    message = f"the result has {size} characters; the limit is {MAX_RESULT}: store it and return a reference"
+    return describe_text("result_too_large", message)
+
+
 def _packed(kind: str, message: str, trace: str | None, places: list[str]) -> str:
-    fingerprint = hashlib.blake2b("|".join([kind, *places]).encode("utf-8", "replace"), digest_size=6).hexdigest()
+    fingerprint = hashlib.blake2b(
+        "|".join([kind, *places]).encode("utf-8", "replace"), digest_size=6
+    ).hexdigest()
     return encode_json(
         {
             "type": _clean(kind, 300),

@@ -23,7 +23,7 @@ from taskq_core.context import Current, enter
 from taskq_core.errors import InvalidJson, InvalidPayload, Permanent
 from taskq_core.model.codec import MAX_RESULT, decode_json, encode_json
 from taskq_core.tasks import Task
-from taskq_core.worker.failure import describe, describe_text
+from taskq_core.worker.failure import describe, describe_large_result, describe_text
 from taskq_core.worker.frames import Answer, Job, Report, recv_frame, send_frame
 from taskq_core.worker.loading import load_tasks
 from taskq_core.worker.process import die_with_parent, set_title
@@ -56,8 +56,7 @@ def _run(task: Task[..., Any], job: Job, sock: socket.socket) -> tuple[str, str]
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # user code may raise anything
         return "fail", describe(error)
     if len(body) > MAX_RESULT:
-        text = f"the result has {len(body)} characters; the limit is {MAX_RESULT}: store it and return a reference"
-        return "permanent", describe_text("result_too_large", text)
+        return "permanent", describe_large_result(len(body))
     return "ok", body
 
 
@@ -70,7 +69,10 @@ def _serve(sock: socket.socket, tasks: dict[str, Task[..., Any]]) -> None:
         task = tasks.get(job.name)
         before = time.process_time()
         if task is None:
-            op, body = "fail", describe_text("UnknownTask", f"{job.name} is not known to the isolated process")
+            op, body = (
+                "fail",
+                describe_text("UnknownTask", f"{job.name} is not known to the isolated process"),
+            )
         else:
             op, body = _run(task, job, sock)
         cpu_ms = round((time.process_time() - before) * 1000, 3)

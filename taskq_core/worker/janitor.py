@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -52,7 +53,12 @@ class Registrar:
         children = self._children()
         queues = sorted({queue for child in children for queue in child.ready.queues})
         runners = [
-            {"pid": child.pid, "rss": _rss(child.pid), "tasks": sum(1 for _ in child.slots.taken()), "owner": child.owner}
+            {
+                "pid": child.pid,
+                "rss": _rss(child.pid),
+                "tasks": sum(1 for _ in child.slots.taken()),
+                "owner": child.owner,
+            }
             for child in children
         ]
         return {
@@ -63,7 +69,7 @@ class Registrar:
             "seen_at": now,
             "queues": queues,
             "slots": sum(child.slots.size for child in children if not child.solo),
-            "busy": sum(runner["tasks"] for runner in runners),
+            "busy": sum(sum(1 for _ in child.slots.taken()) for child in children),
             "runners": runners,
             "code_version": self._config.code_version,
             "state": self.state,
@@ -79,8 +85,8 @@ class Registrar:
 def _rss(pid: int) -> int | None:
     """Resident bytes of a process; None where the system does not tell."""
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from taskq_core.app import TaskQ
 from taskq_core.errors import ConfigError
-from taskq_core.tasks import Task
+from taskq_core.tasks import Registry, Task
 
 __all__ = ["load_tasks", "user_files"]
 
@@ -36,7 +35,7 @@ def load_tasks(modules: Iterable[str]) -> dict[str, Task[..., Any]]:
     return tasks
 
 
-def _apps_of(name: str) -> list[TaskQ]:
+def _apps_of(name: str) -> list[Registry]:
     top = name.partition(".")[0]
     if top in RESERVED and name not in OWN_MODULES:
         message = f"--import {name}: {top!r} is a name of taskq itself; rename the module"
@@ -48,7 +47,7 @@ def _apps_of(name: str) -> list[TaskQ]:
             message = f"--import {name}: there is no such module in {Path.cwd()} or among the installed ones"
             raise ConfigError(message) from error
         raise
-    apps = [value for value in vars(module).values() if isinstance(value, TaskQ)]
+    apps = [value for value in vars(module).values() if isinstance(value, Registry)]
     if not apps:
         message = f"--import {name}: the module holds no TaskQ; add `app = TaskQ()` and declare tasks on it"
         raise ConfigError(message)

@@ -36,5 +36,3 @@ def set_title(title: str) -> None:
     import setproctitle  # noqa: PLC0415  # a C module that changes the process: loaded where it is used
 
     setproctitle.setproctitle(title)
-
-

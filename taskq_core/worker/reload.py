@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 __all__ = ["SourceWatch"]
 
@@ -30,6 +30,6 @@ class SourceWatch:
 
 def _changed_at(file: str) -> int:
     try:
-        return os.stat(file).st_mtime_ns
+        return Path(file).stat().st_mtime_ns
     except FileNotFoundError:
         return 0

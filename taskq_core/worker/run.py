@@ -21,7 +21,7 @@ from taskq_core.model.codec import MAX_RESULT, decode_json, encode_json
 from taskq_core.model.task import Options, unpack_options
 from taskq_core.tasks import Task
 from taskq_core.worker.desk import Active, Desk
-from taskq_core.worker.failure import describe, describe_text
+from taskq_core.worker.failure import describe, describe_large_result, describe_text
 from taskq_core.worker.isolated import IsolatedPool
 from taskq_core.worker.progress import ProgressBook
 
@@ -53,7 +53,7 @@ class Attempts:
         """Let the threads go; those that still run die with the process."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    # -- steps --------------------------------------------------------------------------------------------
+    # --- steps
 
     def start(self, claim: Claim, payload: bytes) -> None:
         """Accept a claim. It either runs now or is already in the list of the ended."""
@@ -85,7 +85,11 @@ class Attempts:
             return
         metadata = decode_json(claim.metadata.encode()) if claim.metadata else None
         here = Current(
-            claim.task_id, claim.attempt, claim.epoch, metadata, self._progress.reporter(claim.task_id, claim.epoch)
+            claim.task_id,
+            claim.attempt,
+            claim.epoch,
+            metadata,
+            self._progress.reporter(claim.task_id, claim.epoch),
         )
         context = contextvars.copy_context()
         context.run(enter, here)
@@ -94,7 +98,7 @@ class Attempts:
         else:
             self._start_thread(active, here, context, arguments)
 
-    # -- async ----------------------------------------------------------------------------------------------
+    # --- async
 
     def _start_async(
         self, active: Active, here: Current, context: contextvars.Context, arguments: dict[str, Any]
@@ -123,7 +127,7 @@ class Attempts:
             self._stopped(active, error)
         except Permanent as error:
             self._close(active, Op.PERMANENT, body=describe(error))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # user code may raise anything
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # user code
             self._failed(active, error)
         else:
             self._succeeded(active, value)
@@ -134,7 +138,7 @@ class Attempts:
             return None
         return self._loop.call_later(limit, self.stop, active, "timeout")
 
-    # -- threads ----------------------------------------------------------------------------------------------
+    # --- threads
 
     def _start_thread(
         self, active: Active, here: Current, context: contextvars.Context, arguments: dict[str, Any]
@@ -171,7 +175,7 @@ class Attempts:
         else:
             self._failed(active, error)
 
-    # -- isolated ---------------------------------------------------------------------------------------------
+    # --- isolated
 
     def _start_isolated(self, active: Active, payload: bytes) -> None:
         running = self._loop.create_task(self._attempt_isolated(active, payload))
@@ -193,7 +197,7 @@ class Attempts:
         cpu, rss = answer.cpu_ms, answer.peak_rss
         self._close(active, answer.op, outcome=answer.outcome, body=answer.body, cpu_ms=cpu, peak_rss=rss)
 
-    # -- the end ------------------------------------------------------------------------------------------------
+    # --- the end
 
     def stop(self, active: Active, why: str) -> None:
         """Tell an attempt to stop: cancel, timeout, drain, doubt, lost."""
@@ -213,8 +217,7 @@ class Attempts:
             self._close(active, Op.PERMANENT, body=describe_text("InvalidResult", str(error)))
             return
         if len(body) > MAX_RESULT:
-            text = f"the result has {len(body)} characters; the limit is {MAX_RESULT}: store it and return a reference"
-            self._close(active, Op.PERMANENT, body=describe_text("result_too_large", text))
+            self._close(active, Op.PERMANENT, body=describe_large_result(len(body)))
             return
         self._close(active, Op.OK, body=body)
 
@@ -278,5 +281,3 @@ def _finish(
     return Finish(
         claim.task_id, claim.entry, claim.epoch, op, outcome, run_ms, body, u, reason, cpu_ms, peak_rss
     )
-
-

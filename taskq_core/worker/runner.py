@@ -46,7 +46,9 @@ logger = logging.getLogger("taskq.runner")
 class Runner:
     """Everything of one runner process, put together."""
 
-    def __init__(self, config: RunnerConfig, tasks: dict[str, Task[..., Any]], broker: Broker, line: Line) -> None:
+    def __init__(
+        self, config: RunnerConfig, tasks: dict[str, Task[..., Any]], broker: Broker, line: Line
+    ) -> None:
         worker = config.worker
         self._config = config
         self._line = line
@@ -101,7 +103,7 @@ class Runner:
         task.add_done_callback(_die_with_it)
         return task
 
-    # -- being told -----------------------------------------------------------------------------------------
+    # --- being told
 
     async def _listen(self) -> None:
         while (message := await self._line.receive()) is not None:
@@ -133,7 +135,7 @@ class Runner:
         for active in list(self.desk.active.values()):
             self._attempts.stop(active, why)
 
-    # -- the clock ------------------------------------------------------------------------------------------
+    # --- the clock
 
     async def _tick(self) -> None:
         """Progress goes out; a process that was stopped for most of a lease gives its tasks up."""
@@ -143,7 +145,9 @@ class Runner:
             await asyncio.sleep(TICK_S)
             now = monotonic_ns()
             if now - last > doubtful:
-                logger.warning("this process was stopped for %.0f s: giving up what it ran", (now - last) / 1e9)
+                logger.warning(
+                    "this process was stopped for %.0f s: giving up what it ran", (now - last) / 1e9
+                )
                 self._stop_all_active("doubt")
             last = now
             try:

@@ -12,6 +12,8 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -59,7 +61,7 @@ class SlotTable:
     def create(cls, size: int) -> SlotTable:
         """A new table; the file lives as long as someone holds its descriptor."""
         fd, path = tempfile.mkstemp(prefix="taskq-slots-")
-        os.unlink(path)
+        Path(path).unlink()
         os.ftruncate(fd, _HEAD_SIZE + size * _SIZE)
         return cls(fd, size, mmap.mmap(fd, 0))
 
@@ -74,25 +76,28 @@ class SlotTable:
         self._memory.close()
         os.close(self.fd)
 
-    # -- the runner's side ----------------------------------------------------------------------------
+    # --- the runner's side
 
     def occupy(
-        self,
-        kind: int,
-        queue: int,
-        stream: int,
-        epoch: int,
-        entry: str,
-        task_id: str,
-        started: int,
-        soft: int,
-        hard: int,
+        self, place: tuple[int, int, int], epoch: int, entry: str, task_id: str, times: tuple[int, int, int]
     ) -> int:
-        """Write a slot and answer its number. Raises IndexError when all are taken."""
+        """Write a slot and answer its number. Raises IndexError when all are taken.
+
+        `place` is kind, queue and stream by index; `times` start, soft and hard limit.
+        """
         index = self._free.pop()
         at = _HEAD_SIZE + index * _SIZE
         _BODY.pack_into(
-            self._memory, at + 1, kind, stream, queue, epoch, 0, entry.encode(), task_id.encode(), started, soft, hard
+            self._memory,
+            at + 1,
+            place[0],
+            place[2],
+            place[1],
+            epoch,
+            0,
+            entry.encode(),
+            task_id.encode(),
+            *times,
         )
         self._memory[at] = RUNNING
         return index
@@ -110,7 +115,7 @@ class SlotTable:
         self._memory[_HEAD_SIZE + index * _SIZE] = FREE
         self._free.append(index)
 
-    # -- the supervisor's side --------------------------------------------------------------------------
+    # --- the supervisor's side
 
     def set_renewed(self, now: int) -> None:
         """Note when the leases were last renewed (monotonic ns)."""
@@ -130,13 +135,12 @@ class SlotTable:
                 yield self._read(index, at)
 
     def _read(self, index: int, at: int) -> Slot:
-        state, kind, stream, queue, epoch, pid, entry, task_id, started, soft, hard = _SLOT.unpack_from(
-            self._memory, at
-        )
+        fields: tuple[Any, ...] = _SLOT.unpack_from(self._memory, at)
+        state, kind, stream, queue, epoch, pid, entry, task_id, started, soft, hard = fields
         return Slot(
             index,
             state,
-            KINDS[kind],
+            KINDS[int(kind)],
             queue,
             stream,
             epoch,

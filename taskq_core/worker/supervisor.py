@@ -56,7 +56,7 @@ class Supervisor:
         self._deaths: list[int] = []
         self._lacking = False  # a runner that should be there could not be started yet
 
-    # -- life -------------------------------------------------------------------------------------------------
+    # --- life
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises ConfigError when the first runner cannot start for the user's code."""
@@ -126,7 +126,7 @@ class Supervisor:
     def _queues(self) -> list[str]:
         return sorted({queue for child in self._alive() for queue in child.ready.queues})
 
-    # -- runners ----------------------------------------------------------------------------------------------
+    # --- runners
 
     async def _start(self, *, solo: bool = False) -> RunnerChild:
         self._count += 1
@@ -144,7 +144,7 @@ class Supervisor:
             if not self.config.reload:
                 await self._drain()
                 raise ConfigError(str(error).strip()) from error
-            logger.error("the code cannot be loaded; waiting for a change\n%s", error)
+            logger.warning("the code cannot be loaded; waiting for a change\n%s", error)
 
     async def _watch(self, child: RunnerChild) -> None:
         """Wait for the end of a runner and settle what it held. Nothing is lost when Redis is away."""
@@ -178,7 +178,7 @@ class Supervisor:
             try:
                 await self._start()
             except StartError as error:
-                logger.error("a runner cannot start: %s", error)
+                logger.warning("a runner cannot start: %s", error)
                 return 2.0
         return 0.1
 
@@ -190,7 +190,7 @@ class Supervisor:
             try:
                 await self._start(solo=True)
             except StartError as error:
-                logger.error("a quarantine runner cannot start: %s", error)
+                logger.warning("a quarantine runner cannot start: %s", error)
                 return 2.0
         for child in solo:
             if waiting or any(child.slots.taken()):
@@ -209,7 +209,7 @@ class Supervisor:
             lengths: list[int] = await pipe.execute()
         return sum(lengths)
 
-    # -- being told -------------------------------------------------------------------------------------------
+    # --- being told
 
     async def _hear_control(self) -> None:
         """Cancellations and give-backs arrive by Pub/Sub; what is missed comes with the next renewal."""
@@ -239,7 +239,7 @@ class Supervisor:
                 if order.get("queue") in child.ready.queues:
                     child.line.send(Message("poke"))
 
-    # -- reload -----------------------------------------------------------------------------------------------
+    # --- reload
 
     def _watched(self) -> list[str]:
         return sorted({file for child in self._alive() for file in child.ready.files})
@@ -250,13 +250,13 @@ class Supervisor:
         try:
             await asyncio.gather(*(self._start() for _ in range(self.config.processes)))
         except StartError as error:
-            logger.error("the changed code cannot be loaded; the last good one goes on\n%s", error)
+            logger.warning("the changed code cannot be loaded; the last good one goes on\n%s", error)
             return
         for child in old:
             child.drain(self.config.grace_s)
         logger.info("reloaded")
 
-    # -- the end ----------------------------------------------------------------------------------------------
+    # --- the end
 
     async def _drain(self) -> None:
         """Stop taking at once, wait for what runs, give back the rest."""

@@ -32,6 +32,7 @@ from taskq_core.errors import (
 )
 from taskq_core.idempotency import reserve
 from taskq_core.lane import Lane
+from taskq_core.model.event import decode_batch
 from taskq_core.model.ids import new_id
 from taskq_core.model.order import build
 from taskq_core.model.task import Submission
@@ -480,6 +481,23 @@ def test_cancel_and_retry(run: Run) -> None:
             await client.cancel(task.id)
         with pytest.raises(NotFound):
             await client.cancel(new_id(system.broker.clock.now_ms()))
+
+    run(test)
+
+
+def test_keys_are_made_and_revoked_in_the_history(run: Run) -> None:
+    async def test(system: System) -> None:
+        new = await system.client.create_key(["read"], label="ci", actor="me")
+        assert [key.id for key in await system.client.list_keys()] == [new.key.id]
+        await system.client.revoke_key(new.key.id, actor="me")
+        assert await system.client.list_keys() == []
+        batches = [
+            decode_batch(fields[b"e"])
+            for _, fields in await system.broker.redis.xrange(system.broker.keys.events)
+        ]
+        told = [event.detail for batch in batches for event in batch.events]
+        assert [detail.action for detail in told] == ["create_key", "revoke_key"]
+        assert new.token not in str(told)
 
     run(test)
 

@@ -101,10 +101,17 @@ class ListSource:
         """As EventSource."""
         return 0
 
-    async def head(self) -> tuple[int, int, int, int, int]:
-        """As EventSource; every entry is one event."""
-        ms, seq = self.entries[-1][:2] if self.entries else (0, 0)
-        return len(self.entries), ms, seq, max(ms, START_MS), len(self.unacked)
+    async def head(self) -> tuple[int, int]:
+        """As EventSource; every entry is one event, and it is a minute after the first."""
+        return len(self.entries), START_MS + 60_000
+
+    async def end(self) -> tuple[int, int]:
+        """As EventSource."""
+        return self.entries[-1][:2] if self.entries else (0, 0)
+
+    async def next_ms(self, after: tuple[int, int]) -> int | None:
+        """As EventSource."""
+        return next((one[0] for one in self.entries if one[:2] > after), None)
 
     def is_drained(self) -> bool:
         """Everything was delivered and acknowledged."""

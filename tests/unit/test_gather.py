@@ -107,6 +107,17 @@ async def test_a_failed_call_reaches_everyone_in_it_and_ends_nothing() -> None:
 
 
 @in_loop
+async def test_when_patience_ends_nobody_behind_waits_as_long_again() -> None:
+    wire = Wire()
+    gather = Gather(wire.send)
+    callers = await hand_in(gather, "a", "b", "c")
+    wire.failure = Unavailable("away")
+    wire.open.set()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert wire.sent == [("", ["a"])]
+
+
+@in_loop
 async def test_callers_who_give_up_before_sending_submit_nothing() -> None:
     wire = Wire()
     gather = Gather(wire.send)

@@ -1,0 +1,1 @@
+"""Endpoints: typed request, execute, typed answer. No web server in here."""

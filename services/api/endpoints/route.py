@@ -18,7 +18,19 @@ from taskq_core.read.reader import Reader
 from taskq_core.read.views import OverviewView
 from taskq_core.words import nearest
 
-__all__ = ["JSON", "NDJSON", "Answer", "Asked", "Body", "NoQuery", "Query", "Route", "Run", "Service", "read_query"]
+__all__ = [
+    "JSON",
+    "NDJSON",
+    "Answer",
+    "Asked",
+    "Body",
+    "NoQuery",
+    "Query",
+    "Route",
+    "Run",
+    "Service",
+    "read_query",
+]
 
 JSON = "application/json"
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")

@@ -39,9 +39,7 @@ def _view(path: str, run: Run, answer: type[msgspec.Struct], query: type[Query] 
 
 
 def _open(path: str, run: Run) -> Route:
-    return Route(
-        method="GET", path=path, run=run, answer=health.Health, scope=None, deadline_s=_READ_S
-    )
+    return Route(method="GET", path=path, run=run, answer=health.Health, scope=None, deadline_s=_READ_S)
 
 
 ROUTES: tuple[Route, ...] = (

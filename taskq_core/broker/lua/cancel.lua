@@ -8,7 +8,7 @@
 do
   local function leave_line(ctx, task)
     if task.state == 'queued' then
-      mark_gone(ctx, task)
+      mark_gone(ctx, task.queue, task.stream, task.entry)
     elseif task.state == 'parked' then
       redis.call('ZREM', ctx.prefix .. 'parked', task.id)
     else

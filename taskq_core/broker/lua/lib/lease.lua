@@ -1,4 +1,4 @@
--- How a lease ends. One path for every end: settle, sweep and reclaim all come through here.
+-- How a lease ends when it does not end well: settle, sweep and reclaim all come through here.
 --
 -- `ctx` is one call: prefix, now, log, counters, and the entries to acknowledge by stream key.
 -- `task` is what read_task gave. `fin` is [task_id, entry, epoch, op, outcome, run_ms, body, u, reason,
@@ -17,14 +17,14 @@ local function new_context(prefix, now, worker)
 end
 
 -- Entries that are done with are acknowledged and deleted in one command per stream.
-local function mark_gone(ctx, task)
-  local key = ready_key(ctx.prefix, task.queue, task.stream)
+local function mark_gone(ctx, queue, stream, entry)
+  local key = ready_key(ctx.prefix, queue, stream)
   local list = ctx.gone[key]
   if not list then
     list = {}
     ctx.gone[key] = list
   end
-  list[#list + 1] = task.entry
+  list[#list + 1] = entry
 end
 
 local function write_gone(ctx)
@@ -34,22 +34,17 @@ local function write_gone(ctx)
   end
 end
 
-local function tell_waiting(ctx, task, state)
-  if not task.channels then
-    return
+local function tell_waiting(key, channels, id, state)
+  for channel in string.gmatch(channels, '[^ ]+') do
+    redis.call('SPUBLISH', channel, id .. ' ' .. state)
   end
-  for channel in string.gmatch(task.channels, '[^ ]+') do
-    redis.call('SPUBLISH', channel, task.id .. ' ' .. state)
-  end
-  redis.call('HDEL', task.key, 'ch')
+  redis.call('HDEL', key, 'ch')
 end
 
-local function free_unique(ctx, task)
-  if task.unique then
-    local key = ctx.prefix .. 'unique:' .. task.queue .. ':' .. task.unique
-    if redis.call('GET', key) == task.id then
-      redis.call('DEL', key)
-    end
+local function free_unique(ctx, queue, unique, id)
+  local key = ctx.prefix .. 'unique:' .. queue .. ':' .. unique
+  if redis.call('GET', key) == id then
+    redis.call('DEL', key)
   end
 end
 
@@ -59,8 +54,12 @@ local function end_life(ctx, task, state)
     redis.call('ZADD', ctx.prefix .. 'dead', ctx.now, task.id)
   end
   bump(ctx.counters, task.queue, 'ended:' .. task.name .. ':' .. state, 1)
-  free_unique(ctx, task)
-  tell_waiting(ctx, task, state)
+  if task.unique then
+    free_unique(ctx, task.queue, task.unique, task.id)
+  end
+  if task.channels then
+    tell_waiting(task.key, task.channels, task.id, state)
+  end
 end
 
 local function attempt_detail(task, fin)
@@ -80,19 +79,9 @@ local function attempt_detail(task, fin)
   return detail
 end
 
-local function succeed(ctx, task, fin)
-  redis.call('HSET', task.key, 'l', moved(task, 'succeeded', task.attempt, ctx.now), 'r', fin.body)
-  mark_gone(ctx, task)
-  local detail = attempt_detail(task, fin)
-  detail.result = fin.body
-  add_event(ctx.log, 'succeeded', task.id, task.attempt, task.epoch, detail)
-  end_life(ctx, task, 'succeeded')
-  return 'succeeded'
-end
-
 local function cancel_running(ctx, task, fin)
   redis.call('HSET', task.key, 'l', moved(task, 'cancelled', task.attempt, ctx.now))
-  mark_gone(ctx, task)
+  mark_gone(ctx, task.queue, task.stream, task.entry)
   local detail = attempt_detail(task, fin)
   detail.outcome = 'cancelled'
   detail.actor = task.cancel or nil
@@ -103,7 +92,7 @@ end
 
 local function die(ctx, task, fin, counted)
   redis.call('HSET', task.key, 'l', moved(task, 'dead', counted and task.attempt or task.attempt - 1, ctx.now), 'f', fin.body)
-  mark_gone(ctx, task)
+  mark_gone(ctx, task.queue, task.stream, task.entry)
   local detail = attempt_detail(task, fin)
   detail.outcome = fin.outcome
   detail.error = fin.body
@@ -127,7 +116,7 @@ local function retry_later(ctx, task, fin, options, failures, counted)
   local attempt = counted and task.attempt or task.attempt - 1
   redis.call('HSET', task.key, 'l', moved(task, 'retrying', attempt, ctx.now), 'due', due, 'f', fin.body)
   redis.call('HSETNX', task.key, 'fs', task.since)
-  mark_gone(ctx, task)
+  mark_gone(ctx, task.queue, task.stream, task.entry)
   redis.call('ZADD', ctx.prefix .. 'due', due, task.id)
   local detail = attempt_detail(task, fin)
   detail.outcome = fin.outcome
@@ -171,7 +160,7 @@ end
 local function release(ctx, task, fin)
   local interrupted = fin.op == 'interrupt' and redis.call('HINCRBY', task.key, 'i', 1) or 0
   if interrupted >= 2 and task.stream ~= SOLO then
-    mark_gone(ctx, task)
+    mark_gone(ctx, task.queue, task.stream, task.entry)
     make_solo(task)
     task.entry = redis.call('XADD', ready_key(ctx.prefix, task.queue, SOLO), '*', 't', task.id)
   else
@@ -188,20 +177,17 @@ end
 
 local function park(ctx, task, fin)
   redis.call('HSET', task.key, 'l', moved(task, 'parked', task.attempt - 1, ctx.now))
-  mark_gone(ctx, task)
+  mark_gone(ctx, task.queue, task.stream, task.entry)
   redis.call('ZADD', ctx.prefix .. 'parked', ctx.now, task.id)
   add_event(ctx.log, 'parked', task.id, task.attempt, task.epoch, attempt_detail(task, fin))
   return 'parked'
 end
 
--- End the lease of a task that is running under it. Answers the new state.
+-- End the lease of a task that is running under it, other than by success. Answers the new state.
 local function finish(ctx, task, fin)
   local op = fin.op
   local state
-  if op == 'ok' then
-    bump(ctx.counters, task.queue, 'attempt:' .. task.name .. ':succeeded', 1)
-    state = succeed(ctx, task, fin)
-  elseif op == 'cancel' or task.cancel then
+  if op == 'cancel' or task.cancel then
     bump(ctx.counters, task.queue, 'attempt:' .. task.name .. ':cancelled', 1)
     state = cancel_running(ctx, task, fin)
   elseif op == 'release' or op == 'interrupt' then

@@ -14,18 +14,22 @@ local function life_text(state, epoch, attempt, entry, owner, since)
   return state .. ' ' .. epoch .. ' ' .. attempt .. ' ' .. entry .. ' ' .. owner .. ' ' .. since
 end
 
--- A task on its way through a function; nil when there is no such task.
-local function read_task(prefix, id)
-  local key = prefix .. 'task:' .. id
-  local v = redis.call('HMGET', key, 'l', 'q', 'p', 'n', 'c', 'u', 'ch')
-  if not v[1] then
-    return nil
-  end
+local TASK_FIELDS = { 'l', 'q', 'p', 'n', 'c', 'u', 'ch' }
+
+-- A task on its way through a function, from the values of TASK_FIELDS.
+local function named_task(id, key, v)
   local state, epoch, attempt, entry, owner, since = read_life(v[1])
   return {
     id = id, key = key, state = state, epoch = epoch, attempt = attempt, entry = entry, owner = owner,
     since = since, queue = v[2], stream = v[3], name = v[4], cancel = v[5], unique = v[6], channels = v[7],
   }
+end
+
+-- The same by its id; nil when there is no such task.
+local function read_task(prefix, id)
+  local key = task_key(prefix, id)
+  local v = redis.call('HMGET', key, unpack(TASK_FIELDS))
+  return v[1] and named_task(id, key, v) or nil
 end
 
 -- The text of the task's life after a change of state; what is not named stays.
