@@ -30,7 +30,7 @@ class _RelayCollector(Collector):
         """All metrics of this process, also at zero."""
         stats = self._stats()
         yield GaugeMetricFamily("taskq_relay_backlog_events", "Events not committed yet.", stats.backlog)
-        yield GaugeMetricFamily("taskq_relay_lag_seconds", "Age of the oldest event not committed.", stats.lag_s)
+        yield GaugeMetricFamily("taskq_relay_lag_seconds", "Age of what is not committed yet.", stats.lag_s)
         state = GaugeMetricFamily("taskq_relay_state", "1 for the state that holds.", labels=["state"])
         for name in _STATES:
             state.add_metric([name], float(stats.state == name))

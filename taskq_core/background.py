@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import select
 import selectors
 import threading
 import weakref
@@ -13,9 +15,7 @@ from typing import Any
 __all__ = ["BackgroundLoop"]
 
 
-_selectors: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, selectors.BaseSelector]
-_selectors = weakref.WeakKeyDictionary()
-_inherited: list[object] = []
+_selectors = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, selectors.BaseSelector]()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -26,14 +26,16 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _leave_parent() -> None:
-    """In a forked child: let go of the selectors, keep the loops.
+    """In a forked child: put a fresh epoll in the place of the inherited one.
 
-    Parent and child share one epoll. A loop or connection that is collected here, at exit at the latest,
-    would strike its sockets from the parent's epoll as well, and the parent would wait for them in vain.
+    It is shared with the parent: a connection that is collected here, at exit at the latest, would be struck
+    from the parent's list as well, and the parent would wait for its answers in vain. Other systems share
+    nothing.
     """
-    for loop, selector in _selectors.items():
-        _inherited.append(loop)
-        selector.close()
+    for selector in _selectors.values():
+        if isinstance(selector, selectors.EpollSelector):
+            with select.epoll() as fresh:
+                os.dup2(fresh.fileno(), selector.fileno(), inheritable=False)
 
 
 os.register_at_fork(after_in_child=_leave_parent)
@@ -71,7 +73,9 @@ class BackgroundLoop:
         """End the thread; the next `run` starts another."""
         loop, thread = self.loop, self._thread
         self._loop = self._thread = None
+        atexit.unregister(self.stop)
         if loop is not None and thread is not None:
+            asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
@@ -84,4 +88,12 @@ class BackgroundLoop:
                 self._loop = _new_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="taskq-sync", daemon=True)
                 self._thread.start()
+                atexit.register(self.stop)
             return self._loop
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ from taskq_core.model.task import Submission
 
 __all__ = ["DirectBackend"]
 
+PARTS_UNDER_WAY = 2
+
 
 class DirectBackend:
     """One process's way into Redis on one event loop; connects at the first call."""
@@ -62,6 +65,7 @@ class DirectBackend:
                     self._broker = await Broker.connect(self._url, name=self._name, patience=self._patience)
                 self._awaiting = Awaiting(self._broker)
                 self._lane = Lane(self._url, self._broker.keys.events)
+                await self._lane.open()
             return self._broker
 
     async def close(self) -> None:
@@ -83,10 +87,34 @@ class DirectBackend:
         return await self._gather.submit(order, actor)
 
     async def submit_many(self, orders: Sequence[Order], actor: str) -> list[Receipt | TaskqError]:
-        """Submit in order, in parts whose ids are made right before they are sent."""
+        """Submit in order, in parts whose ids are made right before they are sent.
+
+        While Redis works on one part the next is prepared. When Redis goes away in between, what was accepted
+        keeps its receipt, the rest is answered by the error; raises Unavailable when nothing was accepted.
+        """
+        await self.broker()
+        most = PARTS_UNDER_WAY if self._lane is not None and self._lane.is_open else 1
+        starts = range(0, len(orders), MOST_TOGETHER)
+        parts = deque(orders[start : start + MOST_TOGETHER] for start in starts)
+        under_way: deque[tuple[int, asyncio.Task[list[Receipt | TaskqError]]]] = deque()
         replies: list[Receipt | TaskqError] = []
-        for start in range(0, len(orders), MOST_TOGETHER):
-            replies += await self._send(orders[start : start + MOST_TOGETHER], actor)
+        trouble: Unavailable | None = None
+        while parts or under_way:
+            while parts and trouble is None and len(under_way) < most:
+                part = parts.popleft()
+                under_way.append((len(part), asyncio.create_task(self._send(part, actor))))
+            if not under_way:
+                break
+            size, sending = under_way.popleft()
+            try:
+                replies += await sending
+            except Unavailable as error:
+                trouble = error
+                replies += [error] * size
+        if trouble is not None:
+            if all(reply is trouble for reply in replies):
+                raise trouble
+            replies += [trouble] * (len(orders) - len(replies))
         return replies
 
     async def _send(self, orders: Sequence[Order], actor: str) -> list[Receipt | TaskqError]:

@@ -46,6 +46,16 @@ class Lane:
         self._connecting = False
         self._rest_until = 0  # monotonic ns: no new connection before
 
+    @property
+    def is_open(self) -> bool:
+        """Whether requests leave in the order in which they are handed in."""
+        return self._pipe is not None and not self._pipe.broken
+
+    async def open(self) -> None:
+        """Connect now rather than at the first submit; whether it works or not."""
+        if not self.is_open:
+            await self._connect()
+
     async def submit(self, tasks: Sequence[Submission], actor: str) -> list[Submitted] | None:
         """The answers, or None: ask the broker."""
         if len(tasks) > CALL_TASKS:

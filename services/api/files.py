@@ -58,9 +58,8 @@ class UploadHandler(ApiHandler):
         if self._incoming is not None:
             self._incoming.write(chunk)
 
-    async def post(self) -> None:
+    async def execute(self, *path: str) -> None:  # noqa: ARG002
         """Make the file visible."""
-        self.check_refusal()
         incoming, self._incoming = self._incoming, None  # from here on it is ours to drop
         if incoming is None:
             return
@@ -98,8 +97,9 @@ class FileHandler(ApiHandler):
         await self.authenticate(Scope.READ)
         _ = read_query(NoQuery, self.request.query_arguments)
 
-    async def get(self, sha256: str) -> None:
+    async def execute(self, *path: str) -> None:
         """Send it."""
+        (sha256,) = path
         with self.core.files.open(sha256) as file:
             tag = f'"{sha256}"'
             self.set_header("ETag", tag)
@@ -113,8 +113,6 @@ class FileHandler(ApiHandler):
             while chunk := file.read(CHUNK):
                 self.write(chunk)  # pyright: ignore[reportUnknownMemberType]  # Tornado's `dict`
                 await self.flush()
-
-    head = get
 
     def _describe(self, file: BinaryIO, sha256: str) -> None:
         """A picture may be shown, anything else only saved; neither may run anything."""

@@ -16,6 +16,7 @@ from typing import Any, cast
 import msgspec
 import tornado.web
 from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders
 
 from services.api.auth import bearer_token
 from services.api.core import Core
@@ -25,10 +26,8 @@ from services.api.problems import MEDIA_TYPE, MethodNotAllowed, UnsupportedMedia
 from taskq_core.access.keys import ApiKey
 from taskq_core.access.scopes import Scope, require
 from taskq_core.errors import (
-    Forbidden,
     InvalidOption,
     NotFound,
-    Refused,
     TaskqError,
     TooLarge,
     Unavailable,
@@ -39,9 +38,10 @@ __all__ = ["ApiHandler", "EndpointHandler", "NotFoundHandler", "log_request"]
 JSON_TYPE = "application/json; charset=utf-8"
 SLACK = 1 << 20  # bytes over a limit that are still read, so that the client hears why it was refused
 _SHOWN_PATH = 200
+_MOST_DIGITS = 19
 _log = logging.getLogger("taskq.api")
 _encode = msgspec.json.Encoder().encode
-_BAD_ANSWERS: dict[int, type[Refused]] = {403: Forbidden, 404: NotFound}
+_SERVERS = 500
 _NO_QUERY = NoQuery()
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -66,6 +66,7 @@ class ApiHandler(tornado.web.RequestHandler):
         self._limit = 0
         self._size = 0
         self._refusal: TaskqError | None = None
+        self._body_read = False
 
     def set_default_headers(self) -> None:
         """On every answer."""
@@ -77,10 +78,23 @@ class ApiHandler(tornado.web.RequestHandler):
         """Answers are not to be kept."""
 
     async def prepare(self) -> None:
-        """Everything that is checked before the body comes. Raises a kind of Refused, Unavailable."""
+        """Everything that is checked before the body comes.
+
+        A refusal is told when the body has been read and dropped, so that the connection can be kept; at
+        once, and the connection closed, when there is much to read or the client waits to be asked for it.
+        """
         self.core.active.add(self)
-        request = self.request
         self.connection.set_max_body_size(SLACK)
+        try:
+            await self._check()
+        except TaskqError as error:
+            self._refusal = error
+            headers = self.request.headers
+            if "Expect" in headers or _length(headers) > self._limit + SLACK:
+                raise
+
+    async def _check(self) -> None:
+        request = self.request
         self.core.guard.check_host(request.host)
         headers = request.headers
         self.core.guard.check_site(
@@ -126,36 +140,30 @@ class ApiHandler(tornado.web.RequestHandler):
             raise InvalidOption("the request has no body")
         self._limit = body.limit
         self.connection.set_max_body_size(body.limit + SLACK)
-        if length is not None and length.isdecimal() and int(length) > body.limit:
-            self._too_large(early=int(length) > body.limit + SLACK or "Expect" in headers)
+        if _length(headers) > body.limit:
+            raise self._too_large()
         return media
 
     def data_received(self, chunk: bytes) -> None:
         """A piece of the body."""
-        if self._finished or self._limit == 0:
-            return
         self._size += len(chunk)
-        if self._size > self._limit and self._refusal is None:
-            self._too_large(early=False)
-        if self._refusal is None:
+        if self._finished or (self._refusal is None and self._limit == 0):
+            return
+        if self._refusal is not None:
+            if self._size > self._limit + SLACK // 2:
+                self.refuse(self._refusal)  # the body may be endless
+        elif self._size > self._limit:
+            self._refusal = self._too_large()
+            self.body.clear()
+        else:
             self.take(chunk)
-        elif self._size > self._limit + SLACK // 2:
-            self.refuse(self._refusal)  # and the connection closes: the body may be endless
 
     def take(self, chunk: bytes) -> None:
         """Keep a piece of a body that is within its limit."""
         self.body += chunk
 
-    def check_refusal(self) -> None:
-        """Raises what was found out about the body on the way."""
-        if self._refusal is not None:
-            raise self._refusal
-
-    def _too_large(self, *, early: bool) -> None:
-        self._refusal = TooLarge(f"the body is over the limit of {self._limit} bytes")
-        self.body.clear()
-        if early:
-            raise self._refusal
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is over the limit of {self._limit} bytes")
 
     @property
     def connection(self) -> HTTP1Connection:
@@ -163,6 +171,19 @@ class ApiHandler(tornado.web.RequestHandler):
         return cast(HTTP1Connection, self.request.connection)
 
     # --- answers
+
+    async def execute(self, *path: str) -> None:
+        """Answer; `path` holds the variable parts of the path. The body is there."""
+        raise NotImplementedError
+
+    async def _dispatch(self, *path: str) -> None:
+        """Raises what was found out before the body came, or while it did."""
+        self._body_read = True
+        if self._refusal is not None:
+            raise self._refusal
+        await self.execute(*path)
+
+    get = head = post = put = patch = delete = options = _dispatch
 
     def reply(
         self, body: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None
@@ -178,8 +199,10 @@ class ApiHandler(tornado.web.RequestHandler):
         _ = self.finish(content)  # pyright: ignore[reportUnknownMemberType]  # Tornado's `dict`
 
     def refuse(self, error: BaseException) -> None:
-        """Answer with a problem."""
+        """Answer with a problem. What comes of the body after it is not read: the connection closes."""
         self.clear()
+        if not self._body_read:
+            self.set_header("Connection", "close")
         problem, headers = problem_of(error)
         self.reply(problem, problem.status, {**headers, "Content-Type": MEDIA_TYPE})
 
@@ -187,17 +210,8 @@ class ApiHandler(tornado.web.RequestHandler):
         """Whatever was raised, as a problem."""
         error = cast(tuple[Any, BaseException | None, Any], kwargs.get("exc_info") or (None, None, None))[1]
         if isinstance(error, tornado.web.HTTPError) or error is None:
-            error = self._of_http(status_code)
+            error = _of_http(status_code)
         self.refuse(error)
-
-    def _of_http(self, status: int) -> BaseException:
-        """Tornado's own refusals."""
-        if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            return MethodNotAllowed("GET, POST")
-        kind = _BAD_ANSWERS.get(status)
-        if kind is not None:
-            return kind()
-        return InvalidOption("the request cannot be read") if status < 500 else RuntimeError(status)
 
     def log_exception(
         self,
@@ -252,20 +266,16 @@ class EndpointHandler(ApiHandler):
             self._query = read_query(route.query, self.request.query_arguments)
         self._media = self.expect_body(route.body)
 
-    async def get(self, task_id: str = "") -> None:
-        """Answer."""
-        self.check_refusal()
+    async def execute(self, *path: str) -> None:
+        """Ask the endpoint."""
         route = cast(Route, self._route)
-        answer = await self._run(route, self._asked(task_id))
+        answer = await self._run(route, self._asked(*path))
         if isinstance(answer, Answer):
             self.reply(answer.body, answer.status, answer.headers)
         elif answer is not None:
             self.reply(answer)
 
-    head = get
-    post = get
-
-    def _asked(self, task_id: str) -> Asked[Query]:
+    def _asked(self, task_id: str = "") -> Asked[Query]:
         return Asked(
             query=self._query,
             task_id=task_id,
@@ -303,6 +313,19 @@ class EndpointHandler(ApiHandler):
         super().on_connection_close()
         if self._work is not None:
             _ = self._work.cancel()
+
+
+def _of_http(status: int) -> BaseException:
+    """Tornado's own refusals, of what comes before our checks."""
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodNotAllowed("GET, POST")
+    return InvalidOption("the request cannot be read") if status < _SERVERS else RuntimeError(status)
+
+
+def _length(headers: HTTPHeaders) -> int:
+    """The announced length of the body; 0 when there is none, or none that can be read."""
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() and len(length) < _MOST_DIGITS else 0
 
 
 def log_request(handler: tornado.web.RequestHandler) -> None:

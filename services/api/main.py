@@ -109,13 +109,23 @@ def announce(host: str, port: int) -> None:
 def bind(host: str, port: int) -> list[socket.socket]:
     """Listening sockets. Raises AlreadyRunning, ConfigError."""
     try:
-        return bind_sockets(port, host)
+        return _bind(host, port)
     except socket.gaierror as error:
         raise ConfigError(f"the address {host!r} cannot be listened on: {error.strerror}") from error
     except (OSError, OverflowError) as error:
         raise AlreadyRunning(
             f"port {port} of {host} is taken or not allowed ({error}); choose another with --port"
         ) from error
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    """Tornado leaves its socket to the garbage collector when the port is taken: try it first."""
+    if port and is_loopback(host):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), port))
+    return bind_sockets(port, host)
 
 
 @contextlib.asynccontextmanager

@@ -25,15 +25,13 @@ class PageHandler(ApiHandler):
         if self.request.method not in {"GET", "HEAD"}:
             raise MethodNotAllowed("GET")
 
-    def get(self) -> None:
+    async def execute(self, *path: str) -> None:  # noqa: ARG002
         """Send it."""
         page, policy = _page()
         address = html.escape(f"{self.request.protocol}://{self.request.host}")
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", policy)
         self.send(page.replace("{address}", address))
-
-    head = get
 
 
 @cache

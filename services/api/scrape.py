@@ -23,10 +23,8 @@ class MetricsHandler(ApiHandler):
         await self.authenticate(Scope.READ)
         _ = read_query(NoQuery, self.request.query_arguments)
 
-    async def get(self) -> None:
+    async def execute(self, *path: str) -> None:  # noqa: ARG002
         """The whole system and this process."""
         text = self.core.metrics.text(await self.core.reader.metrics())
         self.set_header("Content-Type", CONTENT_TYPE)
         self.send(text)
-
-    head = get

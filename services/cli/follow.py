@@ -43,7 +43,7 @@ async def follow_task(session: Session, word: str, as_json: bool) -> str:
     async with aclosing(reader.follow(task_id=task_id)) as feed:
         _ = await anext(feed)  # from here on nothing is missed
         view = await reader.task(task_id)
-        if not as_json:
+        if not as_json and view.state not in ENDED:
             print_task(view)
         past = (await reader.events(task_id, limit=500)).events
         state = _tell(past, seen, bar, as_json) or str(view.state)

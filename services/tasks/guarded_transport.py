@@ -18,7 +18,7 @@ import httpx
 
 from services.tasks.address_guard import Address, AddressGuard
 
-__all__ = ["AddressRefused", "GuardedTransport", "Resolver", "resolve_with_system"]
+__all__ = ["AddressRefused", "GuardedTransport", "Resolver", "resolve_with_system", "single_use"]
 
 type Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
 
@@ -37,10 +37,7 @@ async def resolve_with_system(host: str, port: int) -> Sequence[Address]:
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Connects to judged addresses only. A connection serves one request.
-
-    Connections are not kept, as the next request's TLS name could be another one behind the same address.
-    """
+    """Connects to judged addresses only."""
 
     def __init__(
         self,
@@ -50,9 +47,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._guard = guard
         self._resolve = resolve
-        self._inner = inner or httpx.AsyncHTTPTransport(
-            verify=_tls(), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
-        )
+        self._inner = inner or single_use(_tls())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request. Raises AddressRefused, or what httpx raises."""
@@ -92,6 +87,16 @@ def _pinned(request: httpx.Request, address: Address) -> httpx.Request:
         headers=request.headers,  # the Host header was made from the URL and stays
         extensions={**request.extensions, "sni_hostname": name},
     )
+
+
+def single_use(tls: SSLContext) -> httpx.AsyncHTTPTransport:
+    """A transport whose connections serve one request each.
+
+    A kept connection would be used for another name behind the same address, whose certificate nobody has
+    checked.
+    """
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits)
 
 
 @cache

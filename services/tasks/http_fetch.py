@@ -68,8 +68,8 @@ async def fetch(
     Raises PageRefused or PageUnavailable.
     """
     try:
-        async with asyncio.timeout(timeout), _client(timeout, guard, resolve) as client:
-            return await _follow(client, _checked(url))
+        async with asyncio.timeout(timeout), GuardedTransport(guard, resolve) as transport:
+            return await _follow(transport, _checked(url))
     except TimeoutError as error:
         raise PageUnavailable(f"no whole answer within {timeout:g} s") from error
     except AddressRefused as error:
@@ -78,22 +78,16 @@ async def fetch(
         raise _translated(error) from error
 
 
-def _client(timeout: float, guard: AddressGuard, resolve: Resolver) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        transport=GuardedTransport(guard, resolve),
-        timeout=timeout,
-        trust_env=False,  # a proxy would connect where it likes, and .netrc would send passwords
-        follow_redirects=False,
-        headers=HEADERS,
-    )
-
-
-async def _follow(client: httpx.AsyncClient, url: httpx.URL) -> Fetched:
+async def _follow(transport: GuardedTransport, url: httpx.URL) -> Fetched:
+    # No httpx.AsyncClient: it would bring cookies, proxies and passwords out of the environment.
     for _ in range(MAX_REDIRECTS + 1):
-        async with client.stream("GET", url) as response:
+        response = await transport.handle_async_request(httpx.Request("GET", url, headers=HEADERS))
+        try:
             if response.status_code not in _REDIRECTS:
                 return await _take(response, url)
             url = _next_hop(response, url)
+        finally:
+            await response.aclose()
     raise PageRefused(f"more than {MAX_REDIRECTS} redirects")
 
 
@@ -163,8 +157,8 @@ def _checked(text: str) -> httpx.URL:
         raise PageRefused(f"only http and https are fetched, not {url.scheme[:20]!r}")
     if url.userinfo:
         raise PageRefused("a URL with a user name or password is not fetched")
-    if not url.host or "%" in url.host:
-        raise PageRefused("the URL has no host that could be asked")
+    if not url.host or "%" in url.host or url.port == 0 or (url.port or 1) > 65535:
+        raise PageRefused("the URL has no host and port that could be asked")
     return url.copy_with(fragment=None)
 
 
@@ -183,5 +177,5 @@ def _has_large_headers(error: BaseException | None) -> bool:
     while error is not None:
         if getattr(error, "error_status_hint", None) == _HEADERS_TOO_LARGE:
             return True
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return False

@@ -104,7 +104,7 @@ def _link(base: str, href: str) -> str | None:
         fit = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc
     except ValueError:
         return None
-    return absolute if fit else None
+    return parts.geturl() if fit else None
 
 
 def _joined(base: str, href: str) -> str:

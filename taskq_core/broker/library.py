@@ -56,6 +56,7 @@ class Library:
     """The text to load and the names that it registers."""
 
     def __init__(self, body: str) -> None:
+        self.body = body
         self.digest = hashlib.sha256(body.encode()).hexdigest()[:8]
         self.name = f"taskq_{self.digest}"
         self.text = f"#!lua name={self.name}\n{_REGISTER.format(digest=self.digest)}\n{body}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from taskq_core.audit.rows import TaskRow
-from taskq_core.errors import InvalidOption, Unavailable
+from taskq_core.errors import InvalidOption, NotFound, Unavailable
 from taskq_core.model.ids import check_id, time_ms
 from taskq_core.model.lifecycle import Kind, State
 from taskq_core.read.cursor import decode_cursor, encode_cursor
@@ -54,7 +54,7 @@ def make_query(
         (before,) = decode_cursor("tasks", cursor, tuple[str])
         try:
             before = check_id(before)
-        except Exception as error:
+        except NotFound as error:
             raise InvalidOption("the cursor is not one that this list gave") from error
     return TaskQuery(
         state=State(state) if state else None, queue=queue, name=name, before=before, limit=limit

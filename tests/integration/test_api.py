@@ -97,7 +97,7 @@ def head(api: Api, method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([*first, "", ""]).encode()
 
 
-# -- submitting -----------------------------------------------------------------------------------------------
+# -- submitting ----------------------------------------------------------------------------------------------
 
 
 def test_a_submitted_task_is_there_at_once(api: Api) -> None:
@@ -242,7 +242,7 @@ def test_a_compressed_body_is_not_unpacked(api: Api) -> None:
     refused(answer, 400, "invalid_json")
 
 
-# -- sizes ----------------------------------------------------------------------------------------------------
+# -- sizes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ def test_a_compressed_body_is_not_unpacked(api: Api) -> None:
     [
         ("/api/tasks", "application/json", 300_000),
         ("/api/tasks", "application/json", 3_000_000),
-        ("/api/tasks/batch", "application/json", 17 << 20),
-        ("/api/uploads", "image/png", 33 << 20),
+        ("/api/tasks/batch", "application/json", 18 << 20),
+        ("/api/uploads", "image/png", 34 << 20),
     ],
 )
 def test_too_large_a_body_is_refused(api: Api, path: str, media: str, size: int) -> None:
@@ -305,7 +305,7 @@ def test_requests_that_two_readers_could_read_differently_are_refused(api: Api, 
     assert answer == b"" or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 "))
 
 
-# -- once only ------------------------------------------------------------------------------------------------
+# -- once only -----------------------------------------------------------------------------------------------
 
 
 def test_the_same_idempotency_key_makes_one_task(api: Api) -> None:
@@ -345,7 +345,7 @@ def test_a_unique_key_gives_the_first_task_until_it_ends(api: Api) -> None:
     assert api.post(body).status_code == 202
 
 
-# -- batches --------------------------------------------------------------------------------------------------
+# -- batches -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("media", ["application/json", "application/x-ndjson"])
@@ -364,7 +364,7 @@ def test_a_batch_answers_each_element_in_its_place(api: Api, media: str) -> None
     answer = api.call("POST", "/api/tasks/batch", headers={"Content-Type": media}, content=body)
     assert answer.status_code == 202
     told = answer.json()
-    assert [id is None for id in told["ids"]] == [False, True, False, True, True]
+    assert [one is None for one in told["ids"]] == [False, True, False, True, True]
     assert [(one["index"], one["code"]) for one in told["errors"]] == [
         (1, "unknown_task"),
         (3, "invalid_option"),
@@ -405,7 +405,7 @@ def test_ten_thousand_tasks_are_one_batch(api: Api) -> None:
     assert told["errors"] == []
 
 
-# -- looking --------------------------------------------------------------------------------------------------
+# -- looking -------------------------------------------------------------------------------------------------
 
 
 def test_pages_follow_the_cursor(api: Api) -> None:
@@ -523,7 +523,7 @@ def test_head_is_get_without_the_body(api: Api) -> None:
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-# -- results and actions --------------------------------------------------------------------------------------
+# -- results and actions -------------------------------------------------------------------------------------
 
 
 def test_a_result_is_waited_for(api: Api) -> None:
@@ -594,7 +594,7 @@ def test_the_body_of_an_action_is_checked(api: Api, body: bytes, status: int, co
     refused(answer, status, code)
 
 
-# -- keys -----------------------------------------------------------------------------------------------------
+# -- keys ----------------------------------------------------------------------------------------------------
 
 
 def test_every_refusal_of_a_key_is_the_same(api: Api) -> None:
@@ -637,9 +637,9 @@ def test_a_revoked_and_an_expired_key_are_refused(api: Api) -> None:
         new = await api.store.create(scope.scopes, label="revoked")
         return new.key.id, new.token
 
-    id, token = api.run(short_lived())
+    key_id, token = api.run(short_lived())
     assert api.get("/api/overview", key=token).status_code == 200
-    api.run(api.store.revoke(id))
+    api.run(api.store.revoke(key_id))
     eventually_sync(lambda: api.get("/api/overview", key=token).status_code == 401, "the key to be refused")
 
 
@@ -680,7 +680,7 @@ def test_every_route_is_among_the_scoped_ones() -> None:
     assert {(route.method, route.path) for route in ROUTES if route.scope is not None} <= covered
 
 
-# -- browsers -------------------------------------------------------------------------------------------------
+# -- browsers ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -736,7 +736,7 @@ def test_the_page_asks_nothing_of_other_sites(api: Api) -> None:
     assert "<script" not in answer.text
 
 
-# -- files ----------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------------------
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 300_000
 
@@ -790,7 +790,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(api: Api) -> None:
     eventually_sync(lambda: not any(folder.glob("*.part")), "the half file to go")
 
 
-# -- health and metrics ---------------------------------------------------------------------------------------
+# -- health and metrics --------------------------------------------------------------------------------------
 
 
 def test_health_says_one_word_to_strangers(api: Api) -> None:
@@ -835,7 +835,7 @@ def test_metrics_carry_every_name(api: Api) -> None:
     assert UNKNOWN not in text
 
 
-# -- servers that are away ------------------------------------------------------------------------------------
+# -- servers that are away -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -885,7 +885,7 @@ def test_without_postgres_tasks_are_taken_and_seen(fragile: tuple[RunningServers
         servers.postgres.resume()
 
 
-# -- the process ----------------------------------------------------------------------------------------------
+# -- the process ---------------------------------------------------------------------------------------------
 
 
 def test_a_drain_answers_whoever_waits(servers: RunningServers, tmp_path: Path) -> None:

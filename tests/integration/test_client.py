@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from taskq_core.app import TaskQ
 from taskq_core.broker.functions import Broker
 from taskq_core.broker.protocol import Op, Submitted
+from taskq_core.broker.redis import make_redis
 from taskq_core.catalog import load, register
 from taskq_core.client import Client, Request
 from taskq_core.direct import DirectBackend
@@ -323,7 +326,9 @@ class Forgetful(Lane):
 
 def test_a_lost_answer_makes_no_second_task(run: Run) -> None:
     async def test(system: System) -> None:
-        system.backend._lane = Forgetful(system.broker.url, system.broker.keys.events)  # pyright: ignore[reportPrivateUsage]
+        backend: Any = system.backend
+        await backend._lane.close()
+        backend._lane = Forgetful(system.broker.url, system.broker.keys.events)
         task = await system.client.submit("sums.add", {"a": 1, "b": 2})
         assert not task.deduplicated
         tasks = await asyncio.gather(*(system.client.submit("sums.add", {"a": n, "b": 2}) for n in range(50)))
@@ -461,6 +466,35 @@ def test_many_keep_their_order(run: Run) -> None:
     run(test)
 
 
+@in_loop
+async def test_a_batch_keeps_its_receipts_when_the_server_goes(server: ServerHandle) -> None:
+    async with a_system(server, patience=0.3) as system:
+        await system.client.submit("sums.add", {"a": 1, "b": 2})
+        sent = asyncio.create_task(
+            system.client.submit_batch([Request("sums.add", {"a": 1, "b": 2})] * 20_000)
+        )
+        stored = system.broker.keys.ready(QUEUE, "normal")
+        watcher = make_redis(server.url, name="watcher")
+        await eventually(lambda: is_longer(watcher, stored, 500), "a part to be accepted", every=0.001)
+        server.kill()
+        try:
+            replies = await sent
+        finally:
+            await watcher.aclose()
+            await server.restart_async()
+        accepted = [reply.id for reply in replies if not isinstance(reply, TaskqError)]
+        assert len(replies) == 20_000
+        assert 500 <= len(accepted) < 20_000
+        assert {reply.code for reply in replies if isinstance(reply, TaskqError)} == {"unavailable"}
+        # one part may have been accepted whose answer was lost: its tasks have ids that nobody holds
+        stored_ids = set(await eventually(system.stored, "the server to be back"))
+        assert set(accepted) <= stored_ids
+
+
+async def is_longer(redis: Any, stream: str, length: int) -> bool:
+    return await redis.xlen(stream) > length
+
+
 # --- a second chance
 
 
@@ -552,6 +586,35 @@ def test_a_forked_child_has_its_own_connections(server: ServerHandle, tmp_path: 
     assert note.read_text() not in {"", first}
     assert add.submit_sync(a=5, b=6).id not in {first, note.read_text()}
     asyncio.run(app.close())
+
+
+def test_a_child_that_just_ends_disturbs_nobody(server: ServerHandle) -> None:
+    script = """
+import os, sys
+from taskq_core import TaskQ
+app = TaskQ(redis_url=sys.argv[1])
+@app.task("t.noop")
+async def noop() -> None: ...
+noop.submit_sync()
+child = os.fork()
+if child == 0:
+    noop.submit_sync()
+    sys.exit(0)
+os.waitpid(child, 0)
+noop.submit_sync()
+try:
+    noop.submit_sync().result_sync(timeout=0.01)
+except TimeoutError:
+    print("done")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, server.url],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=9,  # a parent whose connection was struck from its epoll would wait for ten seconds
+    )
+    assert (ended.stdout, ended.stderr) == ("done\n", "")
 
 
 @in_loop

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
+
 from services.tasks import picture
 from services.tasks.files import FileStore
 from services.tasks.image import resize
@@ -86,13 +87,13 @@ def test_a_real_picture_fits_into_each_box(home: Path, photo: Path) -> None:
     source = _give(home, photo.read_bytes(), photo.name)
     with Image.open(photo) as original:
         width, height = original.size
-        format = original.format
+        kind = original.format
         looks = original.convert("RGBA").resize((48, 48))
     made = resize(source, [(200, 200), (64, 1000)])
     assert made["source"] == {
         "width": width,
         "height": height,
-        "format": format,
+        "format": kind,
         "bytes": photo.stat().st_size,
     }
     for number, (box_width, box_height) in enumerate([(200, 200), (64, 1000)]):
@@ -167,8 +168,8 @@ def test_transparency_turns_white_in_a_jpeg_and_stays_elsewhere(home: Path) -> N
     source = _give(home, _saved(Image.new("RGBA", (40, 40), (200, 0, 0, 0)), "PNG"))
     flat = _output(home, resize(source, [(20, 20)], "JPEG"))
     assert flat.getpixel((10, 10)) == (255, 255, 255)
-    for format in ("PNG", "WEBP", "GIF"):
-        kept = _output(home, resize(source, [(20, 20)], format)).convert("RGBA").getpixel((10, 10))
+    for kept_in in ("PNG", "WEBP", "GIF"):
+        kept = _output(home, resize(source, [(20, 20)], kept_in)).convert("RGBA").getpixel((10, 10))
         assert isinstance(kept, tuple)
         assert kept[3] == 0
 

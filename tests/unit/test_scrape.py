@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+
 from services.tasks import page, page_fence
 from services.tasks.address_guard import Address, AddressGuard, parse_allow, refusal
 from services.tasks.charset import decode_page
-from services.tasks.guarded_transport import GuardedTransport, resolve_with_system
+from services.tasks.guarded_transport import GuardedTransport, resolve_with_system, single_use
 from services.tasks.http_fetch import MAX_BODY, PageRefused, PageUnavailable, fetch
 from services.tasks.page import clean, read_page
 from services.tasks.page_fence import MarkupRefused, is_tame, summarise
@@ -46,7 +47,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+async def serving(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Server]:
     tasks: set[asyncio.Task[Any]] = set()
     server = Server(0)
 
@@ -77,7 +78,7 @@ async def serving(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIte
 
 
 def reply(body: bytes = b"", status: str = "200 OK", **headers: str) -> Answer:
-    lines = {"content-type": "text/html; charset=utf-8", "content-length": str(len(body)), **headers}
+    lines = {"content_type": "text/html; charset=utf-8", "content_length": str(len(body)), **headers}
 
     async def answer(_: str, writer: asyncio.StreamWriter) -> None:
         head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
@@ -209,7 +210,15 @@ LOOPBACK_SPELLINGS = [
     *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001"),
     *("127.000.000.001", "localhost", "LOCALHOST", "localhost.", "[::1]", "[::ffff:127.0.0.1]"),
     *("[::ffff:7f00:1]", "[0:0:0:0:0:ffff:127.0.0.1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]"),
-    *("[2002:7f00:1::]", "①②⑦.⓪.⓪.①", "１２７.0.0.1", "127。0。0。1", "0", "0.0.0.0", "[::]"),
+    *(
+        "[2002:7f00:1::]",
+        "①②⑦.⓪.⓪.①",
+        "\uff11\uff12\uff17.0.0.1",
+        "127\u30020\u30020\u30021",
+        "0",
+        "0.0.0.0",
+        "[::]",
+    ),
     *("169.254.169.254", "2852039166", "0xa9fea9fe", "[fe80::1%25lo]", "[fec0::1]", "224.0.0.1"),
 ]
 
@@ -231,7 +240,13 @@ async def test_no_spelling_of_an_inner_address_is_reached(host: str) -> None:
     [
         *("file:///etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1:6379/_x", "data:text/html,x"),
         *("javascript:x", "//example.org/", "example.org", "", "http://", "http:///x", "http://[::1"),
-        *("http://user@example.org/", "http://user:secret@example.org/", "http://a\nb/", "http://x:99999/"),
+        *(
+            "http://user@example.org/",
+            "http://user:secret@example.org/",
+            "http://a\nb/",
+            "http://x:99999/",
+            "http://x:0/",
+        ),
         "http://example.org/" + "x" * 3000,
     ],
 )
@@ -242,7 +257,9 @@ async def test_a_url_that_may_not_be_asked_for_is_refused(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def resolving(*answers: Sequence[str]) -> tuple[Callable[[str, int], Awaitable[Sequence[Address]]], list[str]]:
+def resolving(
+    *answers: Sequence[str],
+) -> tuple[Callable[[str, int], Awaitable[Sequence[Address]]], list[str]]:
     asked: list[str] = []
 
     async def resolve(host: str, _: int) -> Sequence[Address]:
@@ -311,8 +328,8 @@ async def test_the_certificate_is_checked_against_the_name(
     resolve, _ = resolving(["127.0.0.1"])
 
     async with serving(reply(PAGE), there) as server:
-        inner = httpx.AsyncHTTPTransport(verify=here)
-        async with httpx.AsyncClient(transport=GuardedTransport(HERE, resolve, inner)) as client:
+        transport = GuardedTransport(HERE, resolve, single_use(here))
+        async with httpx.AsyncClient(transport=transport) as client:
             assert (await client.get(server.url(host="quay.test", scheme="https"))).status_code == 200
             with pytest.raises(httpx.ConnectError, match="mismatch"):
                 await client.get(server.url(host="other.test", scheme="https"))
@@ -516,7 +533,9 @@ async def test_what_cannot_be_unpacked_within_bounds_is_refused(encoding: str, b
 
 
 @pytest.mark.parametrize(
-    "head", ["HTTP/1.1 200 OK\r\nx: ", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 "], ids=["value", "lines", "reason"]
+    "head",
+    ["HTTP/1.1 200 OK\r\nx: ", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 "],
+    ids=["value", "lines", "reason"],
 )
 @in_loop
 async def test_endless_header_lines_are_refused(head: str) -> None:
@@ -534,7 +553,7 @@ async def test_endless_header_lines_are_refused(head: str) -> None:
 @in_loop
 async def test_a_server_that_stalls_is_left(head: bytes) -> None:
     async with serving(_stalling(head)) as server:
-        with pytest.raises(PageUnavailable, match="time|within"):
+        with pytest.raises(PageUnavailable, match=r"time|within"):
             await get(server.url(), timeout=0.2)
 
 
@@ -557,7 +576,7 @@ async def test_the_deadline_is_for_everything_together() -> None:
 
     async with serving(by_path(drip=drip, interim=interim)) as server:
         for path in ("/drip", "/interim"):
-            with pytest.raises(PageUnavailable, match="within 0.3 s"):
+            with pytest.raises(PageUnavailable, match=r"within 0\.3 s"):
                 await get(server.url(path), timeout=0.3)
 
 

@@ -1,7 +1,7 @@
 -- forget: the history holds the end of these tasks, so their hashes may expire.
 --
 -- KEYS   1 events stream of the shard
--- ARGV   1 packed [[task_id, ended_at], …]; a task that has another life since is left alone
+-- ARGV   1 packed [[[task_id, ended_at], …]]; a task that has another life since is left alone
 -- reply  packed [how many expiries were set]
 -- events none
 -- Only this starts the TTL: an accepted id is readable at every instant.
@@ -35,7 +35,7 @@ do
     local prefix = prefix_of(keys[1])
     local request = cmsgpack.unpack(args[1])
     local set = 0
-    for _, pair in ipairs(request) do
+    for _, pair in ipairs(request[1]) do
       local key = task_key(prefix, pair[1])
       local v = redis.call('HMGET', key, 'l', 'r', 'o')
       local state, _, _, _, _, since = read_life(v[1] or '')

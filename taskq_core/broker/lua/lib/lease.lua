@@ -177,6 +177,7 @@ end
 
 local function park(ctx, task, fin)
   redis.call('HSET', task.key, 'l', moved(task, 'parked', task.attempt - 1, ctx.now))
+  redis.call('HSETNX', task.key, 'fs', task.since)
   mark_gone(ctx, task.queue, task.stream, task.entry)
   redis.call('ZADD', ctx.prefix .. 'parked', ctx.now, task.id)
   add_event(ctx.log, 'parked', task.id, task.attempt, task.epoch, attempt_detail(task, fin))
