@@ -33,7 +33,7 @@ class Live:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._kept: deque[FeedBatch] = deque(maxlen=KEPT_BATCHES)
-        self._listeners: set[Deliver] = set()
+        self._listeners: dict[Deliver, None] = {}  # in the order in which they came
         self._labels: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._begun = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
@@ -59,11 +59,11 @@ class Live:
             missed = await self._catch_up(after, deliver)
         for batch in missed:
             deliver(batch)
-        self._listeners.add(deliver)
+        self._listeners[deliver] = None
 
     def detach(self, deliver: Deliver) -> None:
         """Deliver nothing more."""
-        self._listeners.discard(deliver)
+        _ = self._listeners.pop(deliver, None)
 
     def labels(self, event: EventView) -> tuple[str, str]:
         """Name and queue of an event's task: its own words, or what earlier events said; else empty."""

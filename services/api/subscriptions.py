@@ -140,8 +140,9 @@ class Outbox:
             _ = await self._none.wait()
 
     def put(self, text: bytes, subscription: Subscription | None = None) -> bool:
-        """Add a message; False when it no longer fits."""
-        if len(self._messages) >= OUTBOX_MESSAGES or self._bytes + len(text) > OUTBOX_BYTES:
+        """Add a message; False when it no longer fits. A large one fits when nothing else waits."""
+        full = len(self._messages) >= OUTBOX_MESSAGES or self._bytes + len(text) > OUTBOX_BYTES
+        if full and self._messages:
             return False
         self._messages.append((text, subscription, subscription.cursor if subscription else None))
         self._bytes += len(text)

@@ -48,6 +48,7 @@ RECHECK_S = 30.0
 STATS_S = 2.0
 WRITE_S = 10.0
 SNAPSHOT_TASKS = 100
+SNAPSHOT_BYTES = 1 << 20  # fewer tasks when their payloads are large
 
 UNAUTHENTICATED, FORBIDDEN = 4401, 4403
 POLICY, TRY_LATER = 1008, 1013
@@ -70,6 +71,10 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
         self._closing = False
 
     # --- before the upgrade
+
+    def set_default_headers(self) -> None:
+        """Nothing about the server's software."""
+        self.clear_header("Server")
 
     async def prepare(self) -> None:
         """Host, origin, keys in the address, sockets in all; a key in the header is checked here."""
@@ -226,7 +231,11 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
         """The newest tasks that fit; answers the cursor taken before they were read."""
         subscription.cursor = await self.core.live.position()
         tasks = await self._tasks(subscription.wanted)
-        self._say(subscription.message("snapshot", tasks=tasks), subscription)
+        text = subscription.message("snapshot", tasks=tasks)
+        while len(text) > SNAPSHOT_BYTES and len(tasks) > 1:
+            tasks = tasks[: len(tasks) // 2]
+            text = subscription.message("snapshot", tasks=tasks)
+        self._say(text, subscription)
         return subscription.cursor
 
     async def _tasks(self, wanted: Filter) -> list[TaskView]:
@@ -269,6 +278,7 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
         for one in self._subscriptions.values():
             one.cursor = one.sent
             _ = self._outbox.put(one.message("gap", missed=None))
+        _log.info("a socket reads too slowly", extra={"key": self.key_id})
         self._leave(TRY_LATER, "too slow; resume behind the cursor")
 
     def _say_error(self, error: TaskqError, id: str | None = None) -> None:

@@ -29,9 +29,9 @@ __all__ = ["System"]
 
 GREEN_S = 60.0  # until /health must be green; later the card says what is missing
 _ASK_S = 0.05
+_LOOK_S = 0.01
 _ROLE_STOP_S = 3.0  # for roles that have nothing to finish
 _KILL_S = 12.0  # beyond the grace: what a worker may need to kill and settle what overstays
-_HEAVY = ("taskq_core.audit.migrate", "taskq_core.access.store", "taskq_core.broker.functions")
 
 
 class System:
@@ -81,16 +81,16 @@ class System:
         self.folder.remove_up()  # of a predecessor that was killed: it would be taken for a running system
         given = load_settings(self._given, os.environ, Path.cwd(), require=False)
         self.port = claim_port(self.options.host, self.options.port)
-        imports = asyncio.create_task(asyncio.to_thread(_import_heavy))
         samples = asyncio.create_task(asyncio.to_thread(make_samples, self.folder.images))
-        self.settings = await self._start_servers(self._with_site(given))
-        self._start_role(api_role(self.options, self.settings, self.port))
-        await imports
-        await self._prepare_stores()
-        self._start_role(worker_role(self.options, self.settings))
-        self._start_role(relay_role(self.settings))
+        imports = asyncio.create_task(asyncio.to_thread(importlib.import_module, "services.up.stores"))
+        await self._start_servers(self._with_site(given))
+        stores = await imports
+        self.token, said = await stores.prepare_stores(self.settings, self.folder)
+        for line in said:
+            self._say(line)
+        self._start_api_and_worker()  # where that was not done early
         await samples
-        await self._until_green()
+        await self._until_ready()
         self._write_up()
 
     def _with_site(self, given: Settings) -> Settings:
@@ -101,43 +101,39 @@ class System:
         allowed = (*given.scrape_allow, f"127.0.0.1:{self._site_port}")
         return msgspec.structs.replace(given, scrape_allow=allowed)
 
-    async def _start_servers(self, given: Settings) -> Settings:
-        """The servers that nobody else runs; answers the settings with all addresses."""
+    async def _start_servers(self, given: Settings) -> None:
+        """The servers that nobody else runs, and beside them what may wait for them."""
         if given.url and not given.redis_url:
             given = msgspec.structs.replace(given, url="")  # another system's address, of no use here
         wanted = ServerOptions(valkey=not given.redis_url, postgres=not given.database_url)
         if wanted.postgres and self.folder.postgres_major() is None:
             self._say("setting up the database (first start only)")
-        self._servers = Servers(self.folder, wanted, notify=self._say)
-        await self._servers.start()
-        self._watch(self._servers.supervise())
+        servers = self._servers = Servers(self.folder, wanted, notify=self._say)
+        starting = asyncio.create_task(servers.start())
+        while not starting.done() and not _addresses_known(servers):
+            await asyncio.sleep(_LOOK_S)
+        if not starting.done():
+            self.settings = self._complete(given, servers)
+            if wanted.valkey:  # ours is fit; another one is checked before anything uses it
+                self._start_api_and_worker()
+        await starting
+        self.settings = self._complete(given, servers)
+        self._watch(servers.supervise())
+
+    def _complete(self, given: Settings, servers: Servers) -> Settings:
+        """The settings with the addresses of our own servers in the gaps."""
         return msgspec.structs.replace(
             given,
-            redis_url=given.redis_url or self._servers.redis_url,
-            database_url=given.database_url or self._servers.database_url,
+            redis_url=given.redis_url or servers.redis_url,
+            database_url=given.database_url or servers.database_url,
             home=self.folder.path,
         )
 
-    async def _prepare_stores(self) -> None:
-        """Schema, functions and the administrator's key; also what refuses servers that are unfit."""
-        from taskq_core.access import KeyStore, Scope, make_key  # noqa: PLC0415  # see _import_heavy
-        from taskq_core.audit.migrate import migrate  # noqa: PLC0415
-        from taskq_core.broker.functions import Broker  # noqa: PLC0415
-        from taskq_core.broker.keys import KEY_PREFIX  # noqa: PLC0415
-
-        scopes = frozenset({Scope.ADMIN})
-        self.token = self.folder.read_token() or make_key(scopes).token
-        async with await Broker.connect(self.settings.redis_url, name="taskq up", patience=5.0) as broker:
-            _, said = await asyncio.gather(
-                KeyStore(broker.redis, KEY_PREFIX).adopt(
-                    self.token, scopes, label="taskq up", now_ms=broker.clock.now_ms()
-                ),
-                migrate(self.settings.database_url),
-            )
-        self.folder.write_token(self.token)
-        for line in said:
-            if line.startswith("left out"):
-                self._say(line)
+    def _start_api_and_worker(self) -> None:
+        """Start them unless they were; their imports take longer than everything else."""
+        if not self._processes:
+            self._start_role(worker_role(self.options, self.settings))
+            self._start_role(api_role(self.options, self.settings, self.port))
 
     def _start_role(self, role: Role) -> None:
         process = RoleProcess(role, self._lifeline, self.folder.path / f"{role.name}.log")
@@ -150,13 +146,16 @@ class System:
         role = demo_role(self.settings, self._site_port)
         return RoleProcess(role, self._lifeline, self.folder.path / "demo.log")
 
-    async def _until_green(self) -> None:
+    async def _until_ready(self) -> None:
+        """Worker, relay, /health: in the order in which they are needed, not all at once on few cores."""
         deadline = time.monotonic() + GREEN_S
+        while not self.worker.output.ready and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_S)
+        self._start_role(relay_role(self.settings))
         while time.monotonic() < deadline:
-            if self.worker.output.ready:
-                self.health = await ask_health(self.options.host, self.port, self.token)
-                if self.health.status == "ok":
-                    return
+            self.health = await ask_health(self.options.host, self.port, self.token)
+            if self.health.status == "ok":
+                return
             await asyncio.sleep(_ASK_S)
         if not self.worker.output.ready:
             self.health = Health(checks={"verdict": "the worker does not start"})
@@ -181,7 +180,8 @@ class System:
 
     async def stop(self) -> None:
         """Drain the worker, end the roles, stop the servers; leaves no process."""
-        self.folder.remove_up()
+        if self.folder.claimed:  # else another one's system runs here, and stays
+            self.folder.remove_up()
         await _end(self._watching)
         try:
             await self._drain()
@@ -219,7 +219,6 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
             await task
 
 
-def _import_heavy() -> None:
-    """Import while the servers start."""
-    for name in _HEAVY:
-        importlib.import_module(name)
+def _addresses_known(servers: Servers) -> bool:
+    """Whether the addresses are final: each server has chosen its program, and with it its place."""
+    return all(server is None or server.server for server in (servers.valkey, servers.postgres))

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taskq_core.embedded import drop
@@ -58,7 +58,12 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     async def start(
-        self, argv: Sequence[str], *, unprivileged: bool = False, own: Sequence[Path] = ()
+        self,
+        argv: Sequence[str],
+        *,
+        unprivileged: bool = False,
+        own: Sequence[Path] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start a program in a session of its own, so that Ctrl-C reaches only us.
 
@@ -85,7 +90,7 @@ class Child:
                     stderr=log,
                     pass_fds=(lock,),
                     start_new_session=True,
-                    env=_plain_environment(),
+                    env=_plain_environment() | dict(environment or {}),
                 )
         finally:
             os.close(lock)  # the child has its own copy

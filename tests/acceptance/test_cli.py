@@ -75,7 +75,7 @@ def test_events_follow_what_happens(shared: Up) -> None:
         assert task_id
     finally:
         follower.kill()
-        follower.wait()
+        follower.communicate()
 
 
 def _seen_by(follower: subprocess.Popen[str], up: Up) -> str:
@@ -127,7 +127,9 @@ def test_exit_codes_and_one_line_of_help(shared: Up, tmp_path: Path) -> None:
 def test_config_shows_sources_and_hides_secrets(shared: Up, tmp_path: Path) -> None:
     (tmp_path / "taskq.toml").write_text('lease = 7.5\nredis_url = "redis://:hunter2@localhost/0"\n')
     (tmp_path / "taskq.toml").chmod(0o600)
-    done = taskq("config", "--json", cwd=tmp_path, env={"TASKQ_RELEASE": "r1", "TASKQ_TOKEN": "tq_abc_" + "s" * 43})
+    done = taskq(
+        "config", "--json", cwd=tmp_path, env={"TASKQ_RELEASE": "r1", "TASKQ_TOKEN": "tq_abc_" + "s" * 43}
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["lease"] == {"value": "7.5", "source": "taskq.toml"}
@@ -160,6 +162,8 @@ def test_the_help_comes_quickly() -> None:
         started = os.times()
         subprocess.run(command("--help"), env=environment(), check=True, capture_output=True)
         ended = os.times()
-        return (ended.children_user - started.children_user) + (ended.children_system - started.children_system)
+        return (ended.children_user - started.children_user) + (
+            ended.children_system - started.children_system
+        )
 
     assert min(seconds() for _ in range(3)) < 0.6, "CPU seconds"

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+from pathlib import Path
 
 import matplotlib.cbook
 import pytest
@@ -85,8 +86,7 @@ def test_an_uploaded_photograph_comes_back_in_its_sizes(shared: Up, name: str) -
 
 def _photograph(name: str) -> bytes:
     if name == "grace_hopper":
-        with matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=True) as file:
-            return file.read()
+        return Path(str(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))).read_bytes()
     out = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).save(out, "JPEG", quality=90)
     return out.getvalue()

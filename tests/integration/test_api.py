@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,7 +122,7 @@ def test_a_submitted_task_is_there_at_once(api: Api) -> None:
 
 
 def test_all_options_reach_the_task(api: Api) -> None:
-    options = {
+    options: dict[str, Any] = {
         "queue": "options",
         "priority": "high",
         "delay": 60,
@@ -350,7 +353,7 @@ def test_a_unique_key_gives_the_first_task_until_it_ends(api: Api) -> None:
 
 @pytest.mark.parametrize("media", ["application/json", "application/x-ndjson"])
 def test_a_batch_answers_each_element_in_its_place(api: Api, media: str) -> None:
-    elements = [
+    elements: list[dict[str, Any]] = [
         RESIZE,
         {"name": "nobody.knows", "payload": {}},
         {**RESIZE, "queue": "second"},
@@ -390,7 +393,7 @@ def test_a_batch_that_is_none_is_refused(api: Api, body: bytes, status: int, cod
 
 
 def test_one_bad_element_spoils_no_other(api: Api) -> None:
-    body = b'{"tasks": [{"name": "demo.any", "payload": {"value": NaN}}, {"name": "demo.any"}]}'
+    body = b'{"tasks": [{"name": "demo.any", "payload": {"value": "\\u0000"}}, {"name": "demo.any"}]}'
     told = api.call("POST", "/api/tasks/batch", headers=JSON, content=body).json()
     assert [one["code"] for one in told["errors"]] == ["invalid_json"]
     assert told["ids"][1] is not None
@@ -888,31 +891,79 @@ def test_without_postgres_tasks_are_taken_and_seen(fragile: tuple[RunningServers
 # -- the process ---------------------------------------------------------------------------------------------
 
 
-def test_a_drain_answers_whoever_waits(servers: RunningServers, tmp_path: Path) -> None:
-    with running_api(servers, tmp_path) as api:
-        task_id = api.submit()
-        answers: list[httpx.Response] = []
-        url, headers = (
-            f"{api.url}/api/tasks/{task_id}/result?wait=50",
-            {"Authorization": f"Bearer {api.keys['read']}"},
-        )
-        waiter = threading.Thread(
-            target=lambda: answers.append(httpx.get(url, headers=headers, trust_env=False, timeout=60))
-        )
-        waiter.start()
+def test_a_drain_answers_whoever_waits(fragile: tuple[RunningServers, Api]) -> None:
+    _, api = fragile
+    task_id = api.submit()
+    answers: list[httpx.Response] = []
+    url, headers = (
+        f"{api.url}/api/tasks/{task_id}/result?wait=50",
+        {"Authorization": f"Bearer {api.keys['read']}"},
+    )
+    waiter = threading.Thread(
+        target=lambda: answers.append(httpx.get(url, headers=headers, trust_env=False, timeout=60))
+    )
+    waiter.start()
 
-        def waits() -> bool:
-            channels = api.run(api.system.broker.redis.hget(api.system.broker.keys.task(task_id), "ch"))
-            return bool(channels)
+    def waits() -> bool:
+        channels = api.run(api.system.broker.redis.hget(api.system.broker.keys.task(task_id), "ch"))
+        return bool(channels)
 
-        eventually_sync(waits, "the wait to have begun")
-        api.loop.call_soon_threadsafe(api.stop.set)
-        waiter.join(20)
+    eventually_sync(waits, "the wait to have begun")
+    api.loop.call_soon_threadsafe(api.stop.set)
+    waiter.join(20)
     assert [answer.status_code for answer in answers] == [503]
 
 
-def test_without_keys_everyone_here_is_an_administrator(servers: RunningServers, tmp_path: Path) -> None:
-    with running_api(servers, tmp_path, lambda own: msgspec.structs.replace(own, no_auth=True)) as api:
+@contextmanager
+def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """A test that fails leaves no process."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def test_the_process_says_where_it_listens_and_ends_cleanly(
+    servers: RunningServers, tmp_path: Path, api: Api
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from taskq_core.config import Settings;"
+        "from services.api.role import run_api;"
+        "sys.exit(run_api(Settings(redis_url=sys.argv[1], database_url=sys.argv[2], home=Path(sys.argv[3])),"
+        " port=0))"
+    )
+    command = [sys.executable, "-c", code, servers.redis_url, servers.database_url, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+        stopping(process),
+    ):
+        assert process.stdout is not None
+        line = json.loads(process.stdout.readline())
+        assert line["ready"] == "api"
+        if sys.platform == "linux":
+            assert Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"taskq api")
+        answer = api.http.post(
+            f"http://{line['host']}:{line['port']}/api/tasks",
+            json=RESIZE,
+            headers={"Authorization": f"Bearer {api.keys['submit']}"},
+        )
+        assert answer.status_code == 202
+        process.terminate()
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 0
+    for entry in told.decode().splitlines():
+        assert json.loads(entry)["role"] == "api"
+        assert api.keys["submit"] not in entry
+
+
+def test_without_keys_everyone_here_is_an_administrator(tmp_path: Path) -> None:
+    with (
+        running_servers(tmp_path / "servers") as servers,
+        running_api(
+            servers, tmp_path / "home", lambda own: msgspec.structs.replace(own, no_auth=True)
+        ) as api,
+    ):
         assert api.post(RESIZE, key=None).status_code == 202
         assert "checks" in api.get("/health", key=None).json()
         refused(api.post(RESIZE, key=None, headers={"Origin": "https://evil.example"}), 403, "forbidden")

@@ -27,7 +27,8 @@ SCAN_MS = 3_000  # how late a promotion may come on a busy machine
 LATE_CLOCK_MS = 1  # the server's clock is read once per call, in whole milliseconds
 
 _EVENTS = """
-SELECT incarnation, n, (extract(epoch FROM at) * 1000)::bigint AS at, task_id::text, kind, attempt, epoch, detail
+SELECT incarnation, n, (extract(epoch FROM at) * 1000)::bigint AS at, task_id::text,
+       kind, attempt, epoch, detail
 FROM taskq.events ORDER BY incarnation, n
 """
 _OPTIONS = "SELECT task_id::text, options FROM taskq.payloads WHERE options IS NOT NULL"
@@ -90,7 +91,7 @@ def _of_history(database_url: str) -> tuple[list[Seen], dict[str, Options]]:
 
 
 def _seen(row: dict[str, Any]) -> Seen:
-    return Seen(**{**row, "kind": Kind(row["kind"]), "task_id": row["task_id"] or ""})
+    return msgspec.convert(row | {"task_id": row["task_id"] or ""}, Seen)
 
 
 def _last(events: Sequence[Seen]) -> int:
@@ -102,8 +103,9 @@ def _of_stream(redis_url: str, after: int) -> list[Seen]:
     keys = ShardKeys()
     found: list[Seen] = []
     with redis.Redis.from_url(redis_url) as client:
-        incarnation = int(client.hget(keys.meta, "incarnation") or 1)
-        for _, fields in client.xrange(keys.events):
+        untyped: Any = client
+        incarnation = int(untyped.hget(keys.meta, "incarnation") or 1)
+        for _, fields in untyped.xrange(keys.events):
             batch = decode_batch(fields[b"e"])
             for index, event in enumerate(batch.events):
                 if batch.n + index > after:
