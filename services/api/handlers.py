@@ -25,6 +25,7 @@ from services.api.guard import refuse_keys_in_query
 from services.api.problems import MEDIA_TYPE, MethodNotAllowed, UnsupportedMediaType, problem_of
 from taskq_core.access.keys import ApiKey
 from taskq_core.access.scopes import Scope, require
+from taskq_core.clock import monotonic_ns
 from taskq_core.errors import (
     InvalidOption,
     NotFound,
@@ -63,6 +64,7 @@ class ApiHandler(tornado.web.RequestHandler):
         self.core = core
         self.key: ApiKey | None = None
         self.body = bytearray()
+        self.spent_s = 0.0  # on the key: part of what the client is made to wait
         self._limit = 0
         self._size = 0
         self._refusal: TaskqError | None = None
@@ -115,6 +117,7 @@ class ApiHandler(tornado.web.RequestHandler):
     async def authenticate(self, scope: Scope | None) -> None:
         """The key of the request, which must have the scope; without a scope, a key is optional."""
         header = self.request.headers.get("Authorization")
+        started = monotonic_ns()
         if scope is not None:
             self.key = await self.core.auth.check(bearer_token(header))
             require(self.key.scopes, scope)
@@ -123,6 +126,7 @@ class ApiHandler(tornado.web.RequestHandler):
                 self.key = await self.core.auth.check(bearer_token(header))
             except Unavailable:
                 self.key = None
+        self.spent_s = (monotonic_ns() - started) / 1e9
 
     # --- the body
 
@@ -290,7 +294,7 @@ class EndpointHandler(ApiHandler):
         if route.waits:
             return await self._wait(route, asked)
         try:
-            async with asyncio.timeout(route.deadline_s):
+            async with asyncio.timeout(route.deadline_s - self.spent_s):
                 return await route.run(self.core, asked)
         except TimeoutError:
             raise Unavailable(f"no answer within {route.deadline_s:g} s; try again") from None

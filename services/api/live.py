@@ -28,7 +28,7 @@ type Deliver = Callable[[FeedBatch], None]
 
 
 class Live:
-    """Follows while anybody listens."""
+    """Follows from the first listener on; it goes on when nobody listens, so that they can come back."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -40,7 +40,7 @@ class Live:
 
     async def position(self) -> str:
         """The cursor at which the feed stands. Raises Unavailable."""
-        if self._following is None:
+        if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._follow())
         try:
             async with asyncio.timeout(BEGIN_S):

@@ -10,7 +10,6 @@ import random
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol
 
 import msgspec
 from tornado.httpserver import HTTPServer
@@ -41,14 +40,6 @@ BODY_S = 30.0
 BUFFER_BYTES = 8 << 20  # of one connection; a slow reader is waited for beyond it
 RETRY_S = 1.0
 _log = logging.getLogger("taskq.api")
-
-
-class Event(Protocol):
-    """What tells when to stop."""
-
-    async def wait(self) -> object:
-        """Until it is time."""
-        ...
 
 
 class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):

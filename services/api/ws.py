@@ -115,9 +115,9 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
         """It stands."""
         self.core.sockets.add(self)
         self.core.metrics.ws_clients += 1
-        self._start(self._write())
-        self._start(self._watch_key())
-        self._start(self._tell_stats())
+        _ = self._start(self._write())
+        _ = self._start(self._watch_key())
+        _ = self._start(self._tell_stats())
 
     def on_close(self) -> None:
         """It is gone."""
@@ -127,7 +127,7 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
         self._closing = True
         for subscription in list(self._subscriptions.values()):
             self._drop(subscription)
-        for duty in self._duties:
+        for duty in list(self._duties):
             _ = duty.cancel()
 
     async def on_message(self, message: str | bytes) -> None:
@@ -209,7 +209,7 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
             raise InvalidOption(f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
         subscription = Subscription(id, wanted, self.core.live)
         self._subscriptions[id] = subscription
-        subscription.work = asyncio.create_task(self._serve(subscription, after))
+        subscription.work = self._start(self._serve(subscription, after))
 
     async def _serve(self, subscription: Subscription, after: str | None) -> None:
         """Snapshot (unless it resumes), then events."""
@@ -295,7 +295,7 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
         """Say what is in the outbox, then close."""
         if not self._closing:
             self._closing = True
-            self._start(self._part(code, reason))
+            _ = self._start(self._part(code, reason))
 
     async def _part(self, code: int, reason: str) -> None:
         """Wait a bounded time for the rest to be written."""
@@ -313,10 +313,11 @@ class SocketHandler(tornado.websocket.WebSocketHandler):
                 if subscription is not None:
                     subscription.sent = cursor
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         duty = asyncio.create_task(work)
         self._duties.add(duty)
         duty.add_done_callback(self._ended)
+        return duty
 
     def _ended(self, duty: asyncio.Task[None]) -> None:
         self._duties.discard(duty)

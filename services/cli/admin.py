@@ -96,6 +96,8 @@ def backup(
     """Write everything that the system knows into one file, while it runs."""
     from services.backup import write_backup
 
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ConfigError(f"{file.parent} is no folder; make it first")
     made = asyncio.run(write_backup(read_settings(data), file))
     if as_json:
         print_json(made.manifest)

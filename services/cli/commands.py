@@ -58,10 +58,17 @@ def submit(  # noqa: PLR0917  # one parameter per option
 
 def _payload(arguments: list[str], payload: str | None) -> bytes:
     if payload is None:
-        return msgspec.json.encode(dict(_pair(argument) for argument in arguments))
+        return _encode(arguments)
     if arguments:
         raise InvalidOption("give the arguments as KEY=VALUE or by --json, not both")
     return sys.stdin.buffer.read() if payload == "-" else payload.encode(errors="surrogateescape")
+
+
+def _encode(arguments: list[str]) -> bytes:
+    try:
+        return msgspec.json.encode(dict(_pair(argument) for argument in arguments))
+    except UnicodeEncodeError:
+        raise InvalidJson("the arguments are not UTF-8; give them as JSON with --json") from None
 
 
 def _pair(argument: str) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 failed, or not ok · 2 usage or configuration · 3 not f
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -20,6 +21,9 @@ _LONGEST = 2000  # characters of a message from outside
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; answers the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
     debug = bool(os.environ.pop("TASKQ_DEBUG", ""))  # no setting: the rest of taskq does not know it
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))

@@ -34,7 +34,8 @@ def up(  # noqa: PLR0917  # one parameter per option
     host: Host = "127.0.0.1",
     port: Port = API_PORT,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Worker processes; each runs many tasks at a time.")
+        int,
+        typer.Option(min=1, max=64, help="Runner processes of the worker; each runs many tasks at a time."),
     ] = 1,
     imports: Imports = None,
     reload: Reload = False,

@@ -65,4 +65,6 @@ def _command(cwd: Path) -> str:
 def _path(path: Path, cwd: Path) -> str:
     """A path as short as it can be said from here, quoted for the shell."""
     shown = os.path.relpath(path, cwd) if path.is_relative_to(cwd) else str(path)
+    if shown.startswith("-"):  # it would be taken for an option
+        shown = f"./{shown}"
     return shlex.quote(shown)

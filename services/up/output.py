@@ -43,6 +43,8 @@ class Output:
         """Lines for the terminal since the last look: warnings, and what was not logged but printed."""
         with contextlib.suppress(OSError), self._file.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
+            if size == self._seen:
+                return
             file.seek(max(min(self._seen, size), size - _AT_ONCE))
             fresh = file.read(_AT_ONCE)
             self._seen = file.tell()

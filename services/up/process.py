@@ -73,9 +73,14 @@ class RoleProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        """Exit code (negative: the signal that killed it), None while it runs or before its start."""
+        return self._process.poll() if self._process else None
+
+    @property
     def how_it_ended(self) -> str:
         """`exit code 1` or `SIGKILL`, for people."""
-        code = self._process.poll() if self._process else None
+        code = self.exit_code
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
                 return signal.Signals(-code).name

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 __all__ = ["Stopper"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopper:
@@ -20,6 +20,9 @@ class Stopper:
     def __init__(self) -> None:
         self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._handled = [*_STOPPING]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
+            self._handled.append(signal.SIGHUP)
 
     @property
     def asked(self) -> bool:
@@ -60,7 +63,7 @@ class Stopper:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._handled:
             loop.add_signal_handler(number, self.stop)
         return self
 
@@ -68,5 +71,5 @@ class Stopper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._handled:
             loop.remove_signal_handler(number)

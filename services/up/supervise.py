@@ -34,7 +34,13 @@ class Keeper:
                 self._say(line)
             if not self._process.alive:
                 await asyncio.sleep(self._pause())
-                self._process.start()
+                self._start()
+
+    def _start(self) -> None:
+        try:
+            self._process.start()
+        except OSError as error:  # out of processes, memory or disk: it may pass
+            self._say(f"{self._process.role.name} cannot be started: {error.strerror or error}")
 
     def _pause(self) -> float:
         """Note a death and say it; answers the seconds to wait before the restart."""

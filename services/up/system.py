@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from services.up.samples import make_samples
 from services.up.supervise import Keeper
 from taskq_core.config import Settings, load_settings
 from taskq_core.embedded import DataFolder, ServerOptions, Servers
+from taskq_core.errors import AlreadyRunning, ConfigError
 
 __all__ = ["System"]
 
 GREEN_S = 60.0  # until /health must be green; later the card says what is missing
+_CONFIG_EXIT = 2  # of the command, for usage and configuration
+_PREDECESSOR_S = 10.0  # for the API of a predecessor that was killed to give its port back
 _ASK_S = 0.05
 _LOOK_S = 0.01
 _ROLE_STOP_S = 3.0  # for roles that have nothing to finish
@@ -78,9 +81,10 @@ class System:
         Raises ConfigError, DataFolderError, AlreadyRunning, ServerMissing, Unavailable; call `stop` then too.
         """
         self.folder.acquire()
-        self.folder.remove_up()  # of a predecessor that was killed: it would be taken for a running system
+        killed = self.folder.up_file.exists()  # a predecessor whose roles may still be ending
+        self.folder.remove_up()  # it would be taken for a running system
         given = load_settings(self._given, os.environ, Path.cwd(), require=False)
-        self.port = claim_port(self.options.host, self.options.port)
+        self.port = await self._claim_port(_PREDECESSOR_S if killed else 0.0)
         samples = asyncio.create_task(asyncio.to_thread(make_samples, self.folder.images))
         imports = asyncio.create_task(asyncio.to_thread(importlib.import_module, "services.up.stores"))
         await self._start_servers(self._with_site(given))
@@ -92,6 +96,17 @@ class System:
         await samples
         await self._until_ready()
         self._write_up()
+
+    async def _claim_port(self, patience: float) -> int:
+        """The port of the API. Raises as `claim_port`, after `patience` seconds of trying."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return claim_port(self.options.host, self.options.port)
+            except AlreadyRunning:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_ASK_S)
 
     def _with_site(self, given: Settings) -> Settings:
         """Let web.scrape fetch the demonstration's site; the port is kept in mind for later."""
@@ -109,14 +124,12 @@ class System:
         if wanted.postgres and self.folder.postgres_major() is None:
             self._say("setting up the database (first start only)")
         servers = self._servers = Servers(self.folder, wanted, notify=self._say)
-        starting = asyncio.create_task(servers.start())
-        while not starting.done() and not _addresses_known(servers):
-            await asyncio.sleep(_LOOK_S)
-        if not starting.done():
-            self.settings = self._complete(given, servers)
-            if wanted.valkey:  # ours is fit; another one is checked before anything uses it
+        async with _started(servers) as starting:
+            while not starting.done() and not _addresses_known(servers):
+                await asyncio.sleep(_LOOK_S)
+            if not starting.done() and wanted.valkey:  # another's is checked before anything uses it
+                self.settings = self._complete(given, servers)
                 self._start_api_and_worker()
-        await starting
         self.settings = self._complete(given, servers)
         self._watch(servers.supervise())
 
@@ -150,15 +163,22 @@ class System:
         """Worker, relay, /health: in the order in which they are needed, not all at once on few cores."""
         deadline = time.monotonic() + GREEN_S
         while not self.worker.output.ready and time.monotonic() < deadline:
+            self._refuse_misconfigured()
             await asyncio.sleep(_LOOK_S)
         self._start_role(relay_role(self.settings))
         while time.monotonic() < deadline:
             self.health = await ask_health(self.options.host, self.port, self.token)
-            if self.health.status == "ok":
+            if self.health.status == "ok" and self.worker.output.ready:
                 return
             await asyncio.sleep(_ASK_S)
         if not self.worker.output.ready:
-            self.health = Health(checks={"verdict": "the worker does not start"})
+            self.health = Health(checks={"verdict": "the worker does not start; see worker.log"})
+
+    def _refuse_misconfigured(self) -> None:
+        """A role that refuses its settings will not take them the next time either. Raises ConfigError."""
+        for process in self._processes:
+            if process.exit_code == _CONFIG_EXIT:
+                raise ConfigError(f"{process.role.name}: {process.output.last_words()}")
 
     def _write_up(self) -> None:
         self.folder.write_up(
@@ -214,9 +234,19 @@ class System:
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _started(servers: Servers) -> AsyncGenerator[asyncio.Task[None]]:
+    """Start the servers while the body runs; at its end they have started, or nothing of them goes on."""
+    starting = asyncio.create_task(servers.start())
+    try:
+        yield starting
+        await starting
+    finally:
+        starting.cancel()
+        await asyncio.wait({starting})
 
 
 def _addresses_known(servers: Servers) -> bool:

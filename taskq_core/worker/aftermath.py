@@ -23,7 +23,7 @@ __all__ = ["judge", "settle_dead"]
 logger = logging.getLogger("taskq.worker")
 
 
-def judge(slots: list[Slot], overstayers: set[str], death: str, owner: str) -> list[Finish]:
+def judge(slots: list[Slot], overstayers: set[str], death: str, owner: str, stacks: str = "") -> list[Finish]:
     """The finishes of a dead runner's slots. Pure."""
     suspects = [slot for slot in slots if slot.state == RUNNING and slot.kind != "isolated"]
     finishes: list[Finish] = []
@@ -37,7 +37,7 @@ def judge(slots: list[Slot], overstayers: set[str], death: str, owner: str) -> l
                 _finish(slot, owner, Op.INTERRUPT, reason="a neighbour overstayed its time limit")
             )
         else:
-            finishes.append(_crashed(slot, owner, death, alone=len(suspects) == 1))
+            finishes.append(_crashed(slot, owner, death, stacks, alone=len(suspects) == 1))
     return finishes
 
 
@@ -46,11 +46,11 @@ def _overstayed(slot: Slot, owner: str) -> Finish:
     return _finish(slot, owner, Op.FAIL, outcome="timeout", body=body)
 
 
-def _crashed(slot: Slot, owner: str, death: str, *, alone: bool) -> Finish:
+def _crashed(slot: Slot, owner: str, death: str, stacks: str, *, alone: bool) -> Finish:
     if alone:
-        body = describe_text("Crashed", f"it brought its runner down: {death}")
+        body = describe_text("Crashed", f"it brought its runner down: {death}", stacks)
         return _finish(slot, owner, Op.FAIL, outcome="crashed", body=body, solo=True)
-    body = describe_text("Crashed", f"its runner went down with several tasks in it: {death}")
+    body = describe_text("Crashed", f"its runner went down with several tasks in it: {death}", stacks)
     return _finish(slot, owner, Op.SHARED_CRASH, outcome="crashed", body=body, solo=True)
 
 
@@ -87,7 +87,7 @@ async def settle_dead(broker: Broker, child: RunnerChild, code: int) -> int:
     if child.draining and not child.killed_for:
         finishes = [_finish(slot, child.owner, Op.RELEASE, reason="drain") for slot in slots]
     else:
-        finishes = judge(slots, child.killed_for, how_it_died(code), child.owner)
+        finishes = judge(slots, child.killed_for, how_it_died(code), child.owner, child.last_stacks())
     if finishes:
         await broker.settle(child.owner, finishes)
     reason = "its runner died before it began"

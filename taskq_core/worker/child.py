@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import sys
+import tempfile
+from typing import BinaryIO
 
 import msgspec
 
@@ -18,6 +20,7 @@ from taskq_core.worker.slots import SlotTable
 __all__ = ["RunnerChild", "StartError"]
 
 START_TIMEOUT_S = 60.0
+MAX_STACKS = 32 * 1024
 
 
 class StartError(Exception):
@@ -28,12 +31,20 @@ class RunnerChild:
     """One runner process. Make it with `start`, which answers when it takes tasks."""
 
     def __init__(
-        self, owner: str, process: asyncio.subprocess.Process, line: Line, slots: SlotTable, *, solo: bool
+        self,
+        owner: str,
+        process: asyncio.subprocess.Process,
+        line: Line,
+        slots: SlotTable,
+        stacks: BinaryIO,
+        *,
+        solo: bool,
     ) -> None:
         self.owner = owner
         self.process = process
         self.line = line
         self.slots = slots
+        self._stacks = stacks
         self.solo = solo
         self.ready = Ready([], [], [])
         self.draining = False
@@ -48,21 +59,27 @@ class RunnerChild:
         size = 1 if solo else config.concurrency + config.threads + config.isolated
         slots = SlotTable.create(size)
         ours, theirs = socket.socketpair()
+        stacks = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the child
         told = RunnerConfig(
-            worker=config, owner=owner, control_fd=theirs.fileno(), slots_fd=slots.fd, solo=solo
+            worker=config,
+            owner=owner,
+            control_fd=theirs.fileno(),
+            slots_fd=slots.fd,
+            stacks_fd=stacks.fileno(),
+            solo=solo,
         )
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "taskq_core.worker.runner",
-                pass_fds=[theirs.fileno(), slots.fd],
+                pass_fds=[theirs.fileno(), slots.fd, stacks.fileno()],
                 env=os.environ | {"TASKQ_RUNNER": msgspec.json.encode(told).decode()},
                 stdin=asyncio.subprocess.DEVNULL,
             )
         finally:
             theirs.close()
-        child = cls(owner, process, await Line.of(ours), slots, solo=solo)
+        child = cls(owner, process, await Line.of(ours), slots, stacks, solo=solo)
         try:
             await child._hear_ready()
         except BaseException:
@@ -105,7 +122,13 @@ class RunnerChild:
             self.process.send_signal(signal.SIGKILL)
         return await self.process.wait()
 
+    def last_stacks(self) -> str:
+        """What the interpreter wrote when a signal ended it; empty after SIGKILL."""
+        self._stacks.seek(0)
+        return self._stacks.read(MAX_STACKS).decode("utf-8", "replace")
+
     def close(self) -> None:
         """Give line and memory back."""
         self.line.close()
         self.slots.close()
+        self._stacks.close()

@@ -42,4 +42,5 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     owner: str  # its name as a consumer: never used twice
     control_fd: int
     slots_fd: int
+    stacks_fd: int  # where the interpreter writes its stacks when it dies of a signal
     solo: bool = False  # takes only tasks that may have crashed a runner, one at a time

@@ -45,9 +45,9 @@ def _message(error: BaseException) -> str:
         return f"(its message could not be read: {type(broken).__name__})"
 
 
-def describe_text(kind: str, message: str) -> str:
+def describe_text(kind: str, message: str, trace: str = "") -> str:
     """The same for a failure that was no exception: a crash, a time limit, an unfit payload."""
-    return _packed(kind, message, None, [])
+    return _packed(kind, message, trace or None, [])
 
 
 def describe_large_result(size: int) -> str:

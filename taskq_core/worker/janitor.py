@@ -58,6 +58,7 @@ class Registrar:
                 "rss": _rss(child.pid),
                 "tasks": sum(1 for _ in child.slots.taken()),
                 "owner": child.owner,
+                "loop_lag_s": child.slots.lag / 1e9,
             }
             for child in children
         ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-__all__ = ["SourceWatch"]
+__all__ = ["SourceWatch", "source_files"]
+
+MOST_FILES = 2000
 
 
 class SourceWatch:
@@ -26,6 +28,17 @@ class SourceWatch:
         if changed:
             await self._reload()
         return self.REST_S
+
+
+def source_files(folder: Path) -> list[Path]:
+    """Source files below a folder, hidden folders left out, a bounded number."""
+    found: list[Path] = []
+    for here, folders, files in folder.walk():
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        found += [here / name for name in files if name.endswith(".py")]
+        if len(found) >= MOST_FILES:
+            break
+    return found[:MOST_FILES]
 
 
 def _changed_at(file: str) -> int:

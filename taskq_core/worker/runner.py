@@ -7,6 +7,7 @@ TASKQ_RUNNER. It ends when it is drained, when its supervisor is gone, or by a s
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -144,6 +145,7 @@ class Runner:
         while True:
             await asyncio.sleep(TICK_S)
             now = monotonic_ns()
+            self.desk.table.set_lag(max(0, now - last - int(TICK_S * 1e9)))
             if now - last > doubtful:
                 logger.warning(
                     "this process was stopped for %.0f s: giving up what it ran", (now - last) / 1e9
@@ -192,6 +194,7 @@ def main() -> None:
     set_title("taskq runner")
     setup_logging("runner")
     config = msgspec.json.decode(os.environ.pop("TASKQ_RUNNER"), type=RunnerConfig)
+    faulthandler.enable(config.stacks_fd)
     try:
         import uvloop  # noqa: PLC0415  # not on every platform
 

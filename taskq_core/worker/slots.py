@@ -22,7 +22,8 @@ __all__ = ["ENDED", "FREE", "RUNNING", "Slot", "SlotTable"]
 FREE, RUNNING, ENDED = 0, 1, 2
 KINDS = ("async", "thread", "isolated")
 
-_HEADER = struct.Struct("<QQ")  # renewed at, beat (monotonic ns)
+_NUMBER = struct.Struct("<Q")
+_RENEWED_AT, _LAG_AT = 0, 8  # two numbers in the head
 _HEAD_SIZE = 64
 # state, kind, stream, -, queue, epoch, isolated pid, entry, task id, started, soft limit, hard limit
 _SLOT = struct.Struct("<BBBxHxxII40s36sxxxxQQQ")
@@ -115,16 +116,25 @@ class SlotTable:
         self._memory[_HEAD_SIZE + index * _SIZE] = FREE
         self._free.append(index)
 
+    def set_lag(self, lag: int) -> None:
+        """How late the event loop was at its last tick (ns)."""
+        _NUMBER.pack_into(self._memory, _LAG_AT, lag)
+
     # --- the supervisor's side
 
     def set_renewed(self, now: int) -> None:
         """Note when the leases were last renewed (monotonic ns)."""
-        struct.pack_into("<Q", self._memory, 0, now)
+        _NUMBER.pack_into(self._memory, _RENEWED_AT, now)
 
     @property
     def renewed_at(self) -> int:
         """When the leases were last renewed (monotonic ns); 0: never."""
-        return struct.unpack_from("<Q", self._memory, 0)[0]
+        return int(_NUMBER.unpack_from(self._memory, _RENEWED_AT)[0])
+
+    @property
+    def lag(self) -> int:
+        """How late the event loop was at its last tick (ns)."""
+        return int(_NUMBER.unpack_from(self._memory, _LAG_AT)[0])
 
     def taken(self) -> Iterator[Slot]:
         """Every slot that is not free."""

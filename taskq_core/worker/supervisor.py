@@ -12,6 +12,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -31,7 +32,7 @@ from taskq_core.worker.keeper import LeaseKeeper, LimitKeeper
 from taskq_core.worker.process import how_it_died
 from taskq_core.worker.promoter import Promoter
 from taskq_core.worker.reclaimer import Reclaimer
-from taskq_core.worker.reload import SourceWatch
+from taskq_core.worker.reload import SourceWatch, source_files
 
 __all__ = ["Supervisor"]
 
@@ -75,6 +76,8 @@ class Supervisor:
                 await self._until(stop, duties)
             finally:
                 registrar.state = "draining"
+                with contextlib.suppress(TaskqError, RedisError, OSError):
+                    await registrar.step()
                 await self._drain()
                 for duty in duties:
                     duty.cancel()
@@ -242,7 +245,9 @@ class Supervisor:
     # --- reload
 
     def _watched(self) -> list[str]:
-        return sorted({file for child in self._alive() for file in child.ready.files})
+        """Files of the running code; while none could be loaded, every source file here."""
+        files = {file for child in self._alive() for file in child.ready.files}
+        return sorted(files) or [str(file) for file in source_files(Path.cwd())]
 
     async def _reload(self) -> None:
         """Start runners with the new code, then drain the old; broken code keeps the old."""

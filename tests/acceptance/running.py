@@ -130,6 +130,14 @@ class Up:
         self.await_gone()
         return code
 
+    def kill_up(self) -> list[psutil.Process]:
+        """SIGKILL for `taskq up` alone; answers what it leaves behind."""
+        assert self._process is not None
+        _, *orphans = self.remember()
+        self._process.kill()
+        self._process.wait(STOP_S)
+        return orphans
+
     def kill_all(self) -> None:
         """SIGKILL for everything at once, as a machine that loses its power."""
         for process in self.remember():

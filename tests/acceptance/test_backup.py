@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.acceptance.running import Up, taskq
 from tests.acceptance.test_thin_path import _photograph as photograph
-from tests.support.servers import start_postgres
+from tests.support.servers import start_postgres, start_redis
 
 type StartUp = Callable[..., Up]
 
@@ -74,25 +75,32 @@ def test_a_backup_under_load_restores_every_accepted_task(start_up: StartUp, tmp
 
 
 @pytest.mark.slow
-def test_a_backup_goes_into_a_database_given_by_url(shared: Up, tmp_path: Path) -> None:
-    task_id = shared.submit("demo.echo", {"kept": True})
-    shared.ended(task_id)
+def test_a_backup_goes_into_other_servers_given_by_url(start_up: StartUp, tmp_path: Path) -> None:
+    """Out of the embedded Valkey and PostgreSQL 18, into Debian's Redis 7.0 and PostgreSQL 15."""
+    old = start_up("old", env=SHORT_LEASE)
+    ids = _work(old)
     file = tmp_path / "backup.tar.gz"
-    assert shared.taskq("backup", str(file)).returncode == 0
-    history = start_postgres(tmp_path / "history")
+    assert old.taskq("backup", str(file)).returncode == 0
+    old.stop(signal.SIGTERM)
+    redis, history = start_redis(tmp_path / "redis"), start_postgres(tmp_path / "history")
     try:
-        env = {"TASKQ_DATABASE_URL": history.url}
+        env = {"TASKQ_REDIS_URL": redis.url, "TASKQ_DATABASE_URL": history.url}
         done = taskq("restore-backup", str(file), "--data", str(tmp_path / "new"), env=env)
         assert done.returncode == 0, done.stderr
-        up = Up(tmp_path / "new", env=env)
-        try:
-            assert up.start().task(task_id)["result"] == {"kept": True}
-        finally:
-            up.close()
+        up = start_up("new", env=env | SHORT_LEASE)
+        for task_id in ids:
+            assert up.task(task_id)["id"] == task_id
+        up.await_quiet(timeout=90)
+        report = up.audit(ids)
+        assert {str(report.states[task_id]) for task_id in ids} == {"succeeded", "dead"}
+        up.stop()
         refused = taskq("restore-backup", str(file), "--data", str(tmp_path / "third"), env=env)
-        assert refused.returncode == 2, "the database holds a history by now"
+        assert refused.returncode == 2, "the servers hold a system by now"
+        again = taskq("restore-backup", str(file), "--data", str(tmp_path / "third"), "--replace", env=env)
+        assert again.returncode == 0, again.stderr
     finally:
         history.stop()
+        redis.stop()
 
 
 def test_a_damaged_backup_is_refused(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ def test_events_follow_what_happens(shared: Up) -> None:
         assert task_id
     finally:
         follower.kill()
-        follower.communicate()
+        assert follower.stdout is not None
+        follower.stdout.close()
+        follower.wait()
 
 
 def _seen_by(follower: subprocess.Popen[str], up: Up) -> str:
@@ -104,11 +106,16 @@ def test_cancel_and_retry(shared: Up) -> None:
     assert shared.taskq("cancel", task_id).returncode == 4
 
 
+@pytest.mark.slow
 def test_exit_codes_and_one_line_of_help(shared: Up, tmp_path: Path) -> None:
     unknown = "01a20bf0-0000-7000-8000-000000000000"
     cases = [
         (4, shared.taskq("submit", "demo.nope")),
         (4, shared.taskq("submit", "demo.sleep", "seconds=-1")),
+        (4, shared.taskq("submit", "demo.echo", "text=\udcff")),
+        (4, shared.taskq("submit", "demo.echo", "--json", "{bad")),
+        (2, shared.taskq("backup", str(tmp_path / "nowhere" / "file.tar.gz"))),
+        (2, shared.taskq("worker")),
         (3, shared.taskq("task", "123")),
         (3, shared.taskq("task", unknown)),
         (2, shared.taskq("tasks", "--bogus")),
@@ -139,6 +146,31 @@ def test_config_shows_sources_and_hides_secrets(shared: Up, tmp_path: Path) -> N
     bad = taskq("config", cwd=tmp_path, env={"TASKQ_LAESE": "1"})
     assert bad.returncode == 2
     assert "TASKQ_LEASE" in bad.stderr
+
+
+@pytest.mark.slow
+def test_a_second_worker_joins_and_leaves(shared: Up) -> None:
+    """`taskq worker` by itself, over the servers of a running system."""
+    worker = subprocess.Popen(
+        [*command("worker", "--import", "services.tasks", "--queues", "demo", "--label", "second")],
+        env=environment({"TASKQ_REDIS_URL": shared.redis_url, "TASKQ_HOME": str(shared.data)}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+
+        def joined() -> list[str]:
+            return [one["id"] for one in shared.get("/api/workers")["workers"] if one["pid"] == worker.pid]
+
+        (worker_id,) = eventually_sync(joined, "the second worker to join", timeout=30)
+        (view,) = [one for one in shared.get("/api/workers")["workers"] if one["id"] == worker_id]
+        assert view["queues"] == ["demo"]
+        worker.terminate()
+        assert worker.wait(20) == 0
+        eventually_sync(lambda: not joined(), "the second worker to leave")
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_new_writes_a_task_that_runs_and_its_test(tmp_path: Path) -> None:

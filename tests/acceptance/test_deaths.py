@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.acceptance.running import Up
@@ -170,11 +172,40 @@ def _answers(up: Up) -> bool:
 
 
 @pytest.mark.slow
-def test_roles_end_when_up_is_killed(start_up: StartUp) -> None:
-    up = start_up("data", "--grace", "1")
-    up.remember()
-    os.kill(up.pid, signal.SIGKILL)
-    up.await_gone()
+def test_a_stop_gives_back_what_runs_and_burns_no_attempt(start_up: StartUp) -> None:
+    up = start_up("data", "--grace", "0.5")
+    task_id = up.submit("demo.sleep", {"seconds": 120}, max_attempts=1)
+    eventually_sync(lambda: up.task(task_id)["state"] == "running", "the task to run")
+    assert up.stop(signal.SIGTERM) == 0
+    up.start()
+    eventually_sync(lambda: up.task(task_id)["state"] == "running", "the task to run again")
+    assert up.task(task_id)["attempt"] == 1
+    assert up.taskq("cancel", task_id).returncode == 0
+    assert up.ended(task_id)["state"] == "cancelled"
+    up.await_quiet()
+    report = up.audit([task_id])
+    kinds = [kind for kind in report.kinds(task_id) if kind != "action"]
+    assert kinds == ["submitted", "started", "released", "started", "cancelled"]
+
+
+@pytest.mark.slow
+def test_up_killed_and_started_again_at_once(start_up: StartUp) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    up = start_up("data", "--grace", "1", "--port", port)
+    ended = up.submit("demo.noop")
+    up.ended(ended)
+    orphans = up.kill_up()
+    up.start()  # at once, over the same folder and port
+    assert up.api.endswith(port)
+    assert up.ended(ended)["state"] == "succeeded"
+    eventually_sync(lambda: not _living(orphans), "the old roles and servers to be gone", timeout=20)
+    assert up.ended(up.submit("demo.noop"))["state"] == "succeeded"
+    up.audit()
+
+
+def _living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_pauses_are_seen_by_the_automaton(shared: Up) -> None:

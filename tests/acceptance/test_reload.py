@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.running import Up
+from tests.acceptance.running import Up, shell, taskq
 from tests.support.wait import eventually_sync
 
 type StartUp = Callable[..., Up]
@@ -45,21 +46,19 @@ def _value(up: Up) -> int:
 
 
 @pytest.mark.slow
-def test_a_module_that_does_not_exist_is_said_aloud(tmp_path: Path) -> None:
-    up = Up(tmp_path / "data", "--import", "no_such_module_here")
-    try:
-        with pytest.raises(AssertionError, match="to be ready"):
-            _start_within(up, 8)
-        assert "there is no such module" in up.err.read_text()
-    finally:
-        up.close()
+def test_a_module_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    done = taskq("up", "--data", data, "--port", "0", "--import", "no_such_module_here", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no such module" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "data" / "up.json").exists()
 
 
-def _start_within(up: Up, seconds: float) -> None:
-    from tests.acceptance import running
-
-    usual, running.START_S = running.START_S, seconds
-    try:
-        up.start()
-    finally:
-        running.START_S = usual
+@pytest.mark.slow
+def test_the_example_runs_without_keys(start_up: StartUp) -> None:
+    up = start_up("data", "--no-auth", "--import", "examples.hello")
+    assert up.info["token_file"] is None
+    assert up.ended(up.submit("hello", {"name": "you"}))["result"] == "hello, you"
+    done = shell(up.card_line("try it"), up.cwd)
+    assert up.ended(json.loads(done.stdout)["id"])["state"] == "succeeded"
+    assert "Authorization" not in up.card

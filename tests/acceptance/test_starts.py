@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 from collections.abc import Callable, Generator
@@ -123,7 +124,7 @@ def test_servers_that_are_away_are_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_warm_start_is_quick(start_up: StartUp) -> None:
     up = start_up()
-    up.stop()
+    assert up.stop(signal.SIGTERM) == 0
     up.start()
     assert up.get("/health")["status"] == "ok"
     assert up.seconds < 12, "3 s on a quiet machine; tests share theirs"

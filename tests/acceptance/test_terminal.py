@@ -152,6 +152,23 @@ def test_keys_kill_a_runner_turn_on_the_demo_and_quit(terminal: Terminal) -> Non
 
 
 @pytest.mark.slow
+def test_ctrl_c_during_the_first_start_leaves_nothing(tmp_path: Path) -> None:
+    with Terminal("up", "--data", str(tmp_path / "data"), "--port", "0", cwd=tmp_path) as terminal:
+        terminal.awaits("setting up the database")
+        eventually_sync(lambda: len(family(terminal)) > 2, "something to be started")
+        processes = family(terminal)
+        terminal.press("\x03")
+        assert terminal.wait() == 0
+        none_left(processes)
+        assert "Traceback" not in terminal.text
+    up = Up(tmp_path / "data").start()
+    try:
+        assert up.stop() == 0
+    finally:
+        up.close()
+
+
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(terminal: Terminal, tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     subprocess.run(

@@ -92,6 +92,7 @@ def _photograph(name: str) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_a_failed_attempt_waits_one_two_and_four_seconds(shared: Up) -> None:
     begun = time.monotonic()
     task_id = shared.submit("demo.flaky", {"fail_times": 3})

@@ -12,7 +12,9 @@ from tests.support.servers import ServerHandle, start_redis
 
 
 @pytest.fixture(scope="session", params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHandle]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerHandle]:
     program: str | Path = find_valkey().path if request.param == "valkey" else "redis-server"
     handle = start_redis(tmp_path_factory.mktemp(request.param), program=program)
     yield handle

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from taskq_core.broker.library import Library, load_library
 from taskq_core.broker.protocol import Claim, Op
@@ -168,7 +174,9 @@ class ProtocolMachine(RuleBasedStateMachine):
         accepted = sum(n for name, n in counters.items() if name.startswith(("submitted:", "retried:")))
         ended = sum(n for name, n in counters.items() if name.startswith("ended:"))
         live = sum(
-            1 for task_id in self.ids if (r := self.bench.record(task_id)) is not None and r.state not in ENDED
+            1
+            for task_id in self.ids
+            if (r := self.bench.record(task_id)) is not None and r.state not in ENDED
         )
         assert accepted == live + ended
 
@@ -233,11 +241,20 @@ def test_no_order_of_calls_breaks_an_invariant(bench: Bench) -> None:
 # Each is a mistake that the protocol exists to avoid: (in this file's text, becomes).
 MUTANTS = {
     "no fence": ("and epoch == f[3] and entry == f[2] and holder == reporter then", "then"),
-    "the epoch does not rise": ("epoch, attempt = epoch + 1, attempt + 1", "epoch, attempt = epoch, attempt + 1"),
+    "the epoch does not rise": (
+        "epoch, attempt = epoch + 1, attempt + 1",
+        "epoch, attempt = epoch, attempt + 1",
+    ),
     "a settled entry stays in the line": ("redis.call('XDEL', key, unpack(list))", ""),
-    "a release counts": ("moved(task, 'queued', task.attempt - 1, ctx.now)", "moved(task, 'queued', task.attempt, ctx.now)"),
+    "a release counts": (
+        "moved(task, 'queued', task.attempt - 1, ctx.now)",
+        "moved(task, 'queued', task.attempt, ctx.now)",
+    ),
     "promoted and still due": ("redis.call('ZREM', prefix .. 'due', unpack(due))", ""),
-    "an event without its change": ("redis.call('HSET', key, 'l', life_text('running'", "local _ = ({ key, 'l', life_text('running'"),
+    "an event without its change": (
+        "redis.call('HSET', key, 'l', life_text('running'",
+        "local _ = ({ key, 'l', life_text('running'",
+    ),
     "the unique key is never freed": ("redis.call('DEL', key)", ""),
     "a silent holder keeps its task": ("elseif acted < most then", "elseif false then"),
 }
@@ -250,7 +267,9 @@ def test_the_oracle_sees_a_broken_protocol(bench: Bench, mutant: str) -> None:
     text = load_library().body
     assert whole in text
     if mutant == "an event without its change":
-        text = text.replace(whole, broken).replace("entry, want[1], ctx.now))", "entry, want[1], ctx.now) })", 1)
+        text = text.replace(whole, broken).replace(
+            "entry, want[1], ctx.now))", "entry, want[1], ctx.now) })", 1
+        )
     else:
         text = text.replace(whole, broken)
     bench.use(Library(text))

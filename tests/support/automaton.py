@@ -71,15 +71,15 @@ def audit(
     events, options = _of_history(database_url)
     events += _of_stream(redis_url, after=_last(events))
     report = Report(events=len(events))
-    _check_numbers(events, report)
+    check_numbers(events, report)
     chains: defaultdict[str, list[Seen]] = defaultdict(list)
     for event in events:
         if event.task_id:
             chains[event.task_id].append(event)
     report.chains = dict(chains)
     for task_id, chain in chains.items():
-        _Judge(task_id, options.get(task_id), report).judge(chain)
-    _check_accepted(list(accepted), report, all_ended=all_ended)
+        judge(task_id, chain, options.get(task_id), report)
+    check_accepted(list(accepted), report, all_ended=all_ended)
     return report
 
 
@@ -130,7 +130,7 @@ def _of_stream(redis_url: str, after: int) -> list[Seen]:
     return found
 
 
-def _check_numbers(events: Sequence[Seen], report: Report) -> None:
+def check_numbers(events: Sequence[Seen], report: Report) -> None:
     """I8: the count has no hole."""
     by_incarnation: defaultdict[int, list[int]] = defaultdict(list)
     for event in events:
@@ -144,7 +144,8 @@ def _check_numbers(events: Sequence[Seen], report: Report) -> None:
         report.faults.append(f"the history begins with event {events[0].n}")
 
 
-def _check_accepted(accepted: Sequence[str], report: Report, *, all_ended: bool) -> None:
+def check_accepted(accepted: Sequence[str], report: Report, *, all_ended: bool) -> None:
+    """I15 and I1: what was accepted is there, and has ended when that is due."""
     lost = [task_id for task_id in accepted if task_id not in report.states]
     if lost:
         report.faults.append(f"{len(lost)} accepted tasks are lost, like {lost[0]}")
@@ -152,6 +153,11 @@ def _check_accepted(accepted: Sequence[str], report: Report, *, all_ended: bool)
     if all_ended and live:
         shown = f"{live[0]}: {' '.join(report.kinds(live[0]))}"
         report.faults.append(f"{len(live)} accepted tasks have not ended, like {shown}")
+
+
+def judge(task_id: str, chain: Sequence[Seen], options: Options | None, report: Report) -> None:
+    """Follow one task through all that happened to it; faults go into the report."""
+    _Judge(task_id, options, report).judge(chain)
 
 
 class _Judge:

@@ -45,7 +45,9 @@ class Bench:
 
     # --- steps
 
-    def submission(self, task_id: str, *, delay_ms: int = 0, unique: str = "", digest: str = "d") -> Submission:
+    def submission(
+        self, task_id: str, *, delay_ms: int = 0, unique: str = "", digest: str = "d"
+    ) -> Submission:
         return Submission(
             task_id,
             NAME,
