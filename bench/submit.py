@@ -31,7 +31,7 @@ def declare(app: TaskQ) -> None:
 
 
 async def batch_rate(app: TaskQ) -> float:
-    calls = [{} for _ in range(BATCH)]
+    calls: list[dict[str, object]] = [{} for _ in range(BATCH)]
     begin = time.perf_counter()
     await app.tasks["bench.noop"].submit_many(calls)
     return BATCH / (time.perf_counter() - begin)
@@ -46,7 +46,7 @@ async def single_rate(app: TaskQ) -> float:
 
 
 async def latencies(app: TaskQ) -> list[float]:
-    """ms from the call of submit to the first line of the task, one at a time, sorted."""
+    """Ms from the call of submit to the first line of the task, one at a time, sorted."""
     task = app.tasks["bench.stamp"]
     found: list[float] = []
     for _ in range(LATENCIES):
@@ -90,12 +90,10 @@ async def main() -> None:
             async with role("worker", "--queues", QUEUE, "--import", "bench.tasks", env=env):
                 await (await app.tasks["bench.stamp"].submit()).result(timeout=30)
                 found = await latencies(app)
-            print(
-                f"start     p50 {found[len(found) // 2]:.2f} ms, p99 {found[len(found) * 99 // 100]:.2f} ms, idle system"
-            )
-            print(
-                f"weight    {await weight(broker, env):,.0f} bytes of Redis a waiting task, payload {len(PAYLOAD)} bytes"
-            )
+            p50, p99 = found[len(found) // 2], found[len(found) * 99 // 100]
+            print(f"start     p50 {p50:.2f} ms, p99 {p99:.2f} ms, idle system")
+            size = await weight(broker, env)
+            print(f"weight    {size:,.0f} bytes of Redis a waiting task, payload {len(PAYLOAD)} bytes")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from bench.common import RUNS, conditions, empty, ended, queue_up, role, servers
 from taskq_core.audit.migrate import migrate
 from taskq_core.broker.functions import Broker
 
+RELAY = {True: "relay", False: "no relay"}
+
 
 def cpu_s(pid: int) -> float:
     """Processor seconds of a process and its children."""
@@ -65,7 +67,8 @@ async def main() -> None:
         env = {"TASKQ_REDIS_URL": running.redis_url, "TASKQ_DATABASE_URL": running.database_url}
         async with await Broker.connect(running.redis_url) as broker:
             server = await broker.redis.info("server")
-            name = f"{server.get('server_name', 'redis')} {server.get('valkey_version', server['redis_version'])}"
+            version = server.get("valkey_version", server["redis_version"])
+            name = f"{server.get('server_name', 'redis')} {version}"
             print(
                 conditions(
                     f"{name} (appendonly everysec)",
@@ -77,9 +80,7 @@ async def main() -> None:
             for _ in range(given.runs):
                 rate, redis_us, worker_us = await one_run(broker, env, given.tasks, relay=given.relay)
                 rates.append(rate)
-                print(
-                    f"  {rate:,.0f} tasks/s · Redis {redis_us:.1f} µs, worker {worker_us:.1f} µs of CPU a task"
-                )
+                print(f"  {rate:,.0f} tasks/s · CPU a task: Redis {redis_us:.1f} µs, worker {worker_us:.1f} µs")
             print(f"no-op     {summary(rates, 'tasks/s')}")
 
 

@@ -58,6 +58,7 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     rss: int | None = None
     tasks: int | None = None
+    loop_lag_s: float | None = None
 
 
 class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True):

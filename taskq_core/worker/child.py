@@ -46,7 +46,7 @@ class RunnerChild:
         self.slots = slots
         self._stacks = stacks
         self.solo = solo
-        self.ready = Ready([], [], [])
+        self.ready = Ready([], [], {})
         self.draining = False
         self.killed_for: set[str] = set()  # tasks that overstayed: the kill is theirs
         self.suspects: list[str] = []  # pending entries that were in no slot at the last look

@@ -31,7 +31,7 @@ class Ready(msgspec.Struct, frozen=True):
 
     queues: list[str]
     names: list[str]  # of its tasks
-    files: list[str]  # source files to watch, with --reload
+    files: dict[str, int]  # with --reload: source files to watch, and their times (ns) when they were read
 
 
 _encode = msgspec.json.Encoder().encode

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from taskq_core.model.codec import MAX_RESULT, encode_json
 
-__all__ = ["describe", "describe_large_result", "describe_text"]
+__all__ = ["describe", "describe_large_result", "describe_text", "readable"]
 
 MAX_TRACEBACK = 64 * 1024
 MAX_MESSAGE = 4 * 1024
@@ -36,6 +36,18 @@ def describe(error: BaseException) -> str:
     kind = type(error)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return _packed(name, _message(error), "".join(lines), places)
+
+
+def readable(error: BaseException) -> str:
+    """The traceback for a person at a terminal: only the frames of their own code."""
+    own = (str(Path(__file__).parent.parent), "<frozen importlib")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(own) and "/importlib/" not in frame.filename
+    ]
+    lines = traceback.format_list(frames) + list(traceback.format_exception_only(error))
+    return "".join(lines).rstrip()
 
 
 def _message(error: BaseException) -> str:

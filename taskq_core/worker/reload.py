@@ -1,31 +1,36 @@
-"""Duty with `--reload`: notice that the user's code changed."""
+"""Duty with `--reload`: notice that the user's code is not the code that runs."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-__all__ = ["SourceWatch", "source_files"]
+__all__ = ["SourceWatch", "changed_at", "source_files"]
 
 MOST_FILES = 2000
 
 
 class SourceWatch:
-    """Looks at the times of the source files; a change is followed by one reload."""
+    """Compares the files with what the running code was read from; a difference is tried once."""
 
     REST_S = 0.2
 
-    def __init__(self, files: Callable[[], list[str]], reload: Callable[[], Awaitable[None]]) -> None:
-        self._files = files
+    def __init__(self, loaded: Callable[[], dict[str, int]], reload: Callable[[], Awaitable[None]]) -> None:
+        """`loaded` tells each file of the running code and its time (ns) when it was read."""
+        self._loaded = loaded
         self._reload = reload
-        self._seen: dict[str, int] = {}
+        self._tried: dict[str, int] = {}
 
     async def step(self) -> float:
         """Look once."""
-        now = {file: _changed_at(file) for file in set(self._files()) | set(self._seen)}
-        changed = any(file in self._seen and self._seen[file] != at for file, at in now.items())
-        self._seen = now
-        if changed:
+        loaded = self._loaded()
+        now = {file: changed_at(file) for file in loaded.keys() | self._tried.keys()}
+        if not loaded:  # nothing could be loaded yet: any change below this folder is worth a try
+            now = {str(file): changed_at(str(file)) for file in source_files(Path.cwd())}
+            self._tried = self._tried or now
+        differs = any(now[file] != at for file, at in loaded.items()) or not loaded
+        if differs and now != self._tried:
+            self._tried = now
             await self._reload()
         return self.REST_S
 
@@ -41,7 +46,8 @@ def source_files(folder: Path) -> list[Path]:
     return found[:MOST_FILES]
 
 
-def _changed_at(file: str) -> int:
+def changed_at(file: str) -> int:
+    """When a file last changed, in ns; 0 when it is gone."""
     try:
         return Path(file).stat().st_mtime_ns
     except FileNotFoundError:

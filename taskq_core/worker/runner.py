@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,19 @@ import msgspec
 from taskq_core.broker.functions import Broker
 from taskq_core.catalog import register
 from taskq_core.clock import monotonic_ns
-from taskq_core.errors import ConfigError, TaskqError
+from taskq_core.errors import TaskqError
 from taskq_core.log import setup_logging
 from taskq_core.tasks import Task
 from taskq_core.worker.config import RunnerConfig
 from taskq_core.worker.control import Line, Message, Ready
 from taskq_core.worker.desk import Desk
+from taskq_core.worker.failure import readable
 from taskq_core.worker.isolated import IsolatedPool
 from taskq_core.worker.lanes import Lane, Waker
 from taskq_core.worker.loading import load_tasks, user_files
 from taskq_core.worker.process import die_with_parent, set_title
 from taskq_core.worker.progress import ProgressBook
+from taskq_core.worker.reload import changed_at
 from taskq_core.worker.run import Attempts
 from taskq_core.worker.slots import SlotTable
 
@@ -171,7 +172,7 @@ async def _connected(config: RunnerConfig) -> None:
         tasks = load_tasks(config.worker.modules)
         broker = await Broker.connect(config.worker.redis_url, name="taskq runner")
     except Exception as error:
-        why = str(error) if isinstance(error, ConfigError) else traceback.format_exc()
+        why = str(error) if isinstance(error, TaskqError) else readable(error)
         line.send(Message("failed", why=why))
         await asyncio.sleep(0)
         raise SystemExit(3) from error
@@ -179,8 +180,8 @@ async def _connected(config: RunnerConfig) -> None:
         runner = Runner(config, tasks, broker, line)
         await broker.ensure(runner.desk.queues)
         await register(broker.redis, tasks.values(), config.worker.code_version, broker.clock.now_ms())
-        files = [str(file) for file in user_files(Path.cwd())] if config.worker.reload else []
-        ready = Ready(runner.desk.queues, sorted(tasks), files)
+        files = {str(file): changed_at(str(file)) for file in user_files(Path.cwd())}
+        ready = Ready(runner.desk.queues, sorted(tasks), files if config.worker.reload else {})
         line.send(Message("ready", body=msgspec.json.encode(ready).decode()))
         await runner.run()
     line.close()

@@ -12,7 +12,6 @@ import json
 import logging
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -32,7 +31,7 @@ from taskq_core.worker.keeper import LeaseKeeper, LimitKeeper
 from taskq_core.worker.process import how_it_died
 from taskq_core.worker.promoter import Promoter
 from taskq_core.worker.reclaimer import Reclaimer
-from taskq_core.worker.reload import SourceWatch, source_files
+from taskq_core.worker.reload import SourceWatch
 
 __all__ = ["Supervisor"]
 
@@ -120,7 +119,7 @@ class Supervisor:
             Duty("runners", self._keep_runners),
         ]
         if self.config.reload:
-            duties.append(Duty("reload", SourceWatch(self._watched, self._reload).step))
+            duties.append(Duty("reload", SourceWatch(self._loaded, self._reload).step))
         return duties
 
     def _alive(self) -> list[RunnerChild]:
@@ -244,10 +243,10 @@ class Supervisor:
 
     # --- reload
 
-    def _watched(self) -> list[str]:
-        """Files of the running code; while none could be loaded, every source file here."""
-        files = {file for child in self._alive() for file in child.ready.files}
-        return sorted(files) or [str(file) for file in source_files(Path.cwd())]
+    def _loaded(self) -> dict[str, int]:
+        """Files of the running code, with their times when they were read."""
+        running = [child for child in self._alive() if not child.draining and not child.solo]
+        return {file: at for child in running for file, at in child.ready.files.items()}
 
     async def _reload(self) -> None:
         """Start runners with the new code, then drain the old; broken code keeps the old."""

@@ -46,7 +46,9 @@ class Fleet:
         self.url = url
         self.workers: list[asyncio.subprocess.Process] = []
 
-    async def start(self, *flags: str, module: str = "worker_tasks", cwd: Path = SUPPORT, ready: bool = True):
+    async def start(
+        self, *flags: str, module: str = "worker_tasks", cwd: Path = SUPPORT, ready: bool = True
+    ) -> asyncio.subprocess.Process:
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -222,6 +224,7 @@ async def _quiet(f: Fleet) -> bool:
     return True
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_task_that_kills_its_runner_dies_alone(server: ServerHandle) -> None:
     """Its neighbours lose no attempt; it is charged with certainty once it runs alone."""
@@ -250,6 +253,7 @@ async def test_a_fatal_signal_leaves_its_stacks(server: ServerHandle) -> None:
         assert "worker_tasks.py" in error_of(dead)["traceback"]
 
 
+@pytest.mark.slow
 @in_loop
 async def test_code_that_holds_the_loop_is_killed_and_its_neighbours_go_on(server: ServerHandle) -> None:
     async with fleet(server) as f:
@@ -420,7 +424,13 @@ async def test_progress_is_seen_while_it_runs(server: ServerHandle, tmp_path: Pa
         await f.ended(task_id)
 
 
-CODE = "from taskq_core import TaskQ\napp = TaskQ()\n@app.task('w.version', queue='plain')\nasync def version() -> int:\n    return {}\n"
+CODE = """
+from taskq_core import TaskQ
+app = TaskQ()
+@app.task("w.version", queue="plain")
+async def version() -> int:
+    return {}
+"""
 
 
 @in_loop
@@ -440,7 +450,7 @@ async def test_reload_takes_the_new_code_and_keeps_the_last_good_one(
             return record.result
 
         assert await run() == b"1"
-        file.write_text("this is not Python\n")
+        file.write_text("def broken(:\n")
         while b"SyntaxError" not in await asyncio.wait_for(worker.stderr.readline(), 20):
             pass
         assert await run() == b"1"

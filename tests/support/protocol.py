@@ -8,8 +8,8 @@ from collections.abc import Coroutine
 from typing import Any, cast
 
 from taskq_core.broker.functions import Broker
-from taskq_core.broker.library import Library
 from taskq_core.broker.keys import GROUP, RETURNED, STREAMS
+from taskq_core.broker.library import Library
 from taskq_core.broker.protocol import Claim, Finish, Op, QueueWant, Taken, TakeWant
 from taskq_core.broker.record import TaskRecord, decode_record
 from taskq_core.model.event import Event, decode_batch
