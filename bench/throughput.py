@@ -80,7 +80,7 @@ async def main() -> None:
             for _ in range(given.runs):
                 rate, redis_us, worker_us = await one_run(broker, env, given.tasks, relay=given.relay)
                 rates.append(rate)
-                print(f"  {rate:,.0f} tasks/s · CPU a task: Redis {redis_us:.1f} µs, worker {worker_us:.1f} µs")
+                print(f"  {rate:,.0f}/s · CPU a task: Redis {redis_us:.1f} µs, worker {worker_us:.1f} µs")
             print(f"no-op     {summary(rates, 'tasks/s')}")
 
 
