@@ -1,4 +1,4 @@
-"""A task of your own. Start it: ./run --import examples.hello; call it: ./run submit hello name=you --wait."""
+"""A task of your own. Run it: ./run --import examples.hello; call it: ./run submit hello name=you --wait."""
 
 from taskq_core import TaskQ
 

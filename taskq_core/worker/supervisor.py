@@ -37,6 +37,7 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("taskq.worker")
 
+MOST_SOLO = 4
 SOLO_IDLE_NS = 15 * 1_000_000_000
 KILL_AFTER_GRACE_S = 5.0
 
@@ -185,10 +186,12 @@ class Supervisor:
         return 0.1
 
     async def _keep_quarantine(self) -> float:
-        """A runner for tasks that may have crashed one: there while such tasks wait."""
+        """Runners for tasks that may have crashed one: there while such tasks wait."""
         solo = [child for child in self._alive() if child.solo]
         waiting = await self._solo_waiting()
-        if waiting and not solo and not self._stopping:
+        # One task each, so that blame is certain; several, so that many innocents do not queue for one.
+        wanted = min(MOST_SOLO, 1 + waiting // 8) if waiting else 0
+        if len(solo) < wanted and not self._stopping:
             try:
                 await self._start(solo=True)
             except StartError as error:

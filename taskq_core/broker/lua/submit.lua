@@ -96,7 +96,7 @@ do
     if task[10] ~= '' then
       redis.call('SET', ctx.prefix .. 'unique:' .. task[3] .. ':' .. task[10], task[1])
     end
-    bump(ctx.counters, task[3], 'submitted:' .. task[2], 1)
+    bump_name(ctx.counters, task[3], 'submitted:%', task[2])
     add_event(ctx.log, 'submitted', task[1], 0, 0, submitted_detail(task, due, actor))
   end
 

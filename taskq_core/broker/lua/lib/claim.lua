@@ -34,9 +34,9 @@ local function claim_entry(ctx, out, want, queue, stream, entry, id)
     return false
   end
   epoch, attempt = epoch + 1, attempt + 1
-  redis.call('HSET', key, 'l', life_text('running', epoch, attempt, entry, want[1], ctx.now))
+  redis.call('HSET', key, 'l', life_text('running', epoch, attempt, entry, want[1], ctx.now_text))
   local name, wait = v[2], ctx.now - entry_ms(entry)
-  bump(ctx.counters, queue, 'started:' .. name, 1)
+  bump_name(ctx.counters, queue, 'started:%', name)
   bump_duration(ctx.counters, queue, 'wait', wait)
   add_event(ctx.log, 'started', id, attempt, epoch, {
     wait_ms = wait, name = name, queue = queue, code_version = want[2],

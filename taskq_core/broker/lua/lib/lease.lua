@@ -10,6 +10,7 @@ local function new_context(prefix, now, worker)
   return {
     prefix = prefix,
     now = now,
+    now_text = string.format('%.0f', now),
     log = new_log(prefix, now, worker),
     counters = new_counters(prefix),
     gone = {},
@@ -18,19 +19,26 @@ end
 
 -- Entries that are done with are acknowledged and deleted in one command per stream.
 local function mark_gone(ctx, queue, stream, entry)
-  local key = ready_key(ctx.prefix, queue, stream)
-  local list = ctx.gone[key]
+  local streams = ctx.gone[queue]
+  if not streams then
+    streams = {}
+    ctx.gone[queue] = streams
+  end
+  local list = streams[stream]
   if not list then
     list = {}
-    ctx.gone[key] = list
+    streams[stream] = list
   end
   list[#list + 1] = entry
 end
 
 local function write_gone(ctx)
-  for key, list in pairs(ctx.gone) do
-    redis.pcall('XACK', key, GROUP, unpack(list))
-    redis.call('XDEL', key, unpack(list))
+  for queue, streams in pairs(ctx.gone) do
+    for stream, list in pairs(streams) do
+      local key = ready_key(ctx.prefix, queue, stream)
+      redis.pcall('XACK', key, GROUP, unpack(list))
+      redis.call('XDEL', key, unpack(list))
+    end
   end
 end
 

@@ -10,8 +10,22 @@ local function read_life(text)
   return state, tonumber(epoch), tonumber(attempt), entry, owner, tonumber(since)
 end
 
+-- Making a number's text costs more than a lookup, and nearly all are small.
+local SMALL = {}
+
+local function small_text(n)
+  local text = SMALL[n]
+  if not text then
+    text = string.format('%.0f', n)
+    if n < 1000 then
+      SMALL[n] = text
+    end
+  end
+  return text
+end
+
 local function life_text(state, epoch, attempt, entry, owner, since)
-  return state .. ' ' .. epoch .. ' ' .. attempt .. ' ' .. entry .. ' ' .. owner .. ' ' .. since
+  return state .. ' ' .. small_text(epoch) .. ' ' .. small_text(attempt) .. ' ' .. entry .. ' ' .. owner .. ' ' .. since
 end
 
 local TASK_FIELDS = { 'l', 'q', 'p', 'n', 'c', 'u', 'ch' }

@@ -17,7 +17,7 @@ end
 -- Success is by far the most frequent end: it is written without the tables that the others use.
 local function succeed(ctx, f, key, v, epoch, attempt, entry, owner)
   local queue, name, run_ms = v[2], v[4], f[6]
-  redis.call('HSET', key, 'l', life_text('succeeded', epoch, attempt, entry, owner, ctx.now), 'r', f[7])
+  redis.call('HSET', key, 'l', life_text('succeeded', epoch, attempt, entry, owner, ctx.now_text), 'r', f[7])
   mark_gone(ctx, queue, v[3], entry)
   local detail = { name = name, queue = queue, run_ms = run_ms, result = f[7] }
   if f[10] >= 0 then
@@ -25,8 +25,8 @@ local function succeed(ctx, f, key, v, epoch, attempt, entry, owner)
     detail.peak_rss = f[11]
   end
   add_event(ctx.log, 'succeeded', f[1], attempt, epoch, detail)
-  bump(ctx.counters, queue, 'attempt:' .. name .. ':succeeded', 1)
-  bump(ctx.counters, queue, 'ended:' .. name .. ':succeeded', 1)
+  bump_name(ctx.counters, queue, 'attempt:%:succeeded', name)
+  bump_name(ctx.counters, queue, 'ended:%:succeeded', name)
   bump_duration(ctx.counters, queue, 'run', run_ms)
   if v[6] then
     free_unique(ctx, queue, v[6], f[1])
