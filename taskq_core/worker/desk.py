@@ -79,7 +79,7 @@ class Desk:
     def reserve(self) -> list[int]:
         """Half of the capacity or what is free of it: the other lane takes the other half."""
         budgets = [
-            min(free, max(1, whole // 2)) for free, whole in zip(self.free, self.capacity, strict=True)
+            min(free, max(1, whole // 4)) for free, whole in zip(self.free, self.capacity, strict=True)
         ]
         self.free = [free - taken for free, taken in zip(self.free, budgets, strict=True)]
         return budgets

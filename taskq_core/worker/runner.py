@@ -196,12 +196,9 @@ def main() -> None:
     setup_logging("runner")
     config = msgspec.json.decode(os.environ.pop("TASKQ_RUNNER"), type=RunnerConfig)
     faulthandler.enable(config.stacks_fd)
-    try:
-        import uvloop  # noqa: PLC0415  # not on every platform
-
-        uvloop.run(_connected(config))
-    except ImportError:
-        asyncio.run(_connected(config))
+    # Not uvloop: it holds a write back until the end of the loop's turn, so that the lanes' requests reach
+    # Redis together and it idles while both answers are worked on (27 k tasks/s against 37 k).
+    asyncio.run(_connected(config))
 
 
 if __name__ == "__main__":

@@ -123,9 +123,6 @@ do
     for _, one in ipairs(accepted) do
       accept(ctx, one[1], one[2], one[3], actor)
     end
-    for queue in pairs(ctx.counters.queues) do
-      redis.call('SADD', prefix .. 'queues', queue)
-    end
     close_context(ctx)
     return cmsgpack.pack(replies)
   end

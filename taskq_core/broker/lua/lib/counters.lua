@@ -55,12 +55,14 @@ local function write_histogram(key, what, buckets, sum)
   end
 end
 
--- `what` holds the place of the name as `%`.
+-- `what` holds the place of the name as `%`. Answers whether any of them was counted for the first time.
 local function write_names(key, what, names)
   local before, after = string.match(what, '^(.-)%%(.*)$')
+  local first = false
   for name, count in pairs(names) do
-    redis.call('HINCRBY', key, before .. name .. after, count)
+    first = redis.call('HINCRBY', key, before .. name .. after, count) == count or first
   end
+  return first
 end
 
 local function write_counters(counters)
@@ -69,8 +71,12 @@ local function write_counters(counters)
     for field, by in pairs(of.fields) do
       redis.call('HINCRBY', key, field, by)
     end
+    local first = false
     for what, names in pairs(of.names) do
-      write_names(key, what, names)
+      first = write_names(key, what, names) or first
+    end
+    if first then -- a name that its queue did not have yet: the queue may be new as well
+      redis.call('SADD', counters.prefix .. 'queues', queue)
     end
     write_histogram(key, 'wait', of.wait, of.wait_sum)
     write_histogram(key, 'run', of.run, of.run_sum)
