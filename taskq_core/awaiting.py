@@ -1,7 +1,8 @@
 """Waiting for the end of tasks by push: one channel for a whole client process.
 
 The function `await_end` notes the channel in the task's hash; the step that ends the task publishes there.
-Pub/Sub may lose a message, so everyone also asks again after a reconnect and every five seconds.
+Pub/Sub may lose a message, so everyone also asks again after a reconnect and every five seconds. What Redis
+does not keep is asked of the history, where there is one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import random
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, cast
 
 from redis.exceptions import RedisError
@@ -35,8 +36,12 @@ _log = logging.getLogger("taskq.client")
 class Awaiting:
     """All the waiting of one broker."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(
+        self, broker: Broker, forgotten: Callable[[str], Awaitable[TaskState]] | None = None
+    ) -> None:
+        """`forgotten` answers for a task that Redis does not keep, or raises NotFound."""
         self._broker = broker
+        self._forgotten = forgotten
         self._channel = broker.keys.await_channel(secrets.token_hex(8))
         self._heard = asyncio.Event()  # set while the channel is subscribed
         self._waiters: defaultdict[str, list[asyncio.Event]] = defaultdict(list)
@@ -44,7 +49,7 @@ class Awaiting:
         self._listener: asyncio.Task[None] | None = None
 
     async def end_of(self, task_id: str, timeout: float | None) -> TaskState:
-        """The state of an ended task. Raises TimeoutError after `timeout` seconds, NotFound."""
+        """The state of an ended task. Raises TimeoutError after `timeout` seconds, NotFound, Unavailable."""
         state = State.QUEUED.value
         try:
             async with asyncio.timeout(timeout):
@@ -52,6 +57,9 @@ class Awaiting:
                     state = answer.state
                     if state in _ENDED:
                         return answer
+                state = "forgotten by Redis and not found in the history"
+                if self._forgotten is not None:
+                    return await self._forgotten(task_id)
         except TimeoutError:
             raise TimeoutError(f"task {task_id} is {state} after {timeout:g} s") from None
         raise NotFound(f"task {task_id} is not kept")

@@ -53,7 +53,10 @@ class Backend(Protocol):
         ...
 
     async def submit_reserved(self, order: Order, actor: str, key_id: str, key: str) -> tuple[Receipt, bool]:
-        """Submit under an Idempotency-Key; answers whether this request was the first."""
+        """Submit under an Idempotency-Key; answers whether this request was the first.
+
+        Raises HistoryBehind when that cannot be known now.
+        """
         ...
 
     async def defaults_for(self, name: str, value: Any) -> Defaults:
@@ -61,11 +64,11 @@ class Backend(Protocol):
         ...
 
     async def end_of(self, task_id: str, timeout: float | None) -> Ended:
-        """Wait for the end. Raises TimeoutError, NotFound."""
+        """Wait for the end. Raises TimeoutError, NotFound, HistoryBehind."""
         ...
 
     async def subject(self, task_id: str) -> Subject:
-        """A task as it stands. Raises NotFound."""
+        """A task as it stands. Raises NotFound, HistoryBehind, PayloadNotKept."""
         ...
 
     async def cancel(self, task_id: str, actor: str, reason: str) -> str:
@@ -73,7 +76,7 @@ class Backend(Protocol):
         ...
 
     async def retry(self, task_id: str, actor: str, reason: str, payload: bytes, digest: str) -> str:
-        """The state after it. Raises NotFound, Conflict, UniqueTaken."""
+        """The state after it. Raises NotFound, Conflict, UniqueTaken, PayloadNotKept, HistoryBehind."""
         ...
 
     async def record(self, action: str, arguments: bytes, actor: str, reason: str) -> None:

@@ -62,7 +62,7 @@ class Client:
         """The client that fits the settings. Raises ConfigError when they name no server."""
         if not settings.redis_url:
             raise ConfigError("this version reaches the system over TASKQ_REDIS_URL only; set it")
-        return cls(DirectBackend(settings.redis_url), tasks, host)
+        return cls(DirectBackend(settings.redis_url, settings.database_url), tasks, host)
 
     async def connect(self) -> Self:
         """Connect now rather than at the first call. Raises ConfigError, Unavailable."""
@@ -162,7 +162,10 @@ class Client:
         return decode_plain(await self.raw_result(task_id, timeout))
 
     async def raw_result(self, task_id: str, timeout: float | None = None) -> bytes:
-        """Raw JSON of the result. Raises TaskDead, TaskCancelled, TimeoutError, NotFound."""
+        """Raw JSON of the result; from the history, with an equal value, once Redis has forgotten it.
+
+        Raises TaskDead, TaskCancelled, TimeoutError, NotFound, HistoryBehind.
+        """
         end = await self._backend.end_of(check_id(task_id), timeout)
         if end.state == State.DEAD:
             raise TaskDead(task_id, msgspec.json.decode(end.error) if end.error else None)
@@ -180,7 +183,8 @@ class Client:
     async def retry(self, task_id: str, payload: Payload = None, *, actor: str = "", reason: str = "") -> str:
         """Give a dead or cancelled task a new life, with another payload if one is given.
 
-        Raises NotFound, Conflict, UniqueTaken, InvalidPayload.
+        One that Redis has forgotten comes back from the history. Raises NotFound, Conflict, UniqueTaken,
+        InvalidPayload, PayloadNotKept, HistoryBehind.
         """
         task_id = check_id(task_id)
         if payload is None:

@@ -1,4 +1,4 @@
-"""Commands straight to Redis, through the broker's functions."""
+"""Commands straight to Redis, through the broker's functions; what Redis forgot comes from the history."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
@@ -15,7 +15,7 @@ from taskq_core.awaiting import Awaiting
 from taskq_core.backend import Ended, Subject
 from taskq_core.broker.functions import Broker
 from taskq_core.broker.keys import KEY_PREFIX
-from taskq_core.broker.protocol import Cancelled, Submitted
+from taskq_core.broker.protocol import Cancelled, Submitted, TaskState
 from taskq_core.broker.record import TaskRecord, decode_record
 from taskq_core.catalog import CatalogCache
 from taskq_core.errors import (
@@ -28,10 +28,13 @@ from taskq_core.errors import (
     UniqueTaken,
 )
 from taskq_core.gather import MOST_TOGETHER, Gather
-from taskq_core.idempotency import finish, reserve, too_late
+from taskq_core.idempotency import Reservation, finish, replace, reserve, too_late
 from taskq_core.lane import Lane
 from taskq_core.model.order import Defaults, Order, Receipt, build
 from taskq_core.model.task import Submission
+
+if TYPE_CHECKING:
+    from taskq_core.archive import Archive
 
 __all__ = ["DirectBackend"]
 
@@ -41,13 +44,25 @@ PARTS_UNDER_WAY = 2
 class DirectBackend:
     """One process's way into Redis on one event loop; connects at the first call."""
 
-    def __init__(self, redis_url: str, *, name: str = "taskq-client", patience: float = 60.0) -> None:
-        """`patience`: seconds that a call is repeated, under the same ids, before Unavailable."""
+    def __init__(
+        self,
+        redis_url: str,
+        database_url: str = "",
+        *,
+        name: str = "taskq-client",
+        patience: float = 60.0,
+    ) -> None:
+        """Without a `database_url` a task that Redis does not keep is not found.
+
+        `patience`: seconds that a call is repeated, under the same ids, before Unavailable.
+        """
         self._url = redis_url
+        self._database_url = database_url
         self._name = name
         self._patience = patience
         self._broker: Broker | None = None
         self._awaiting: Awaiting | None = None
+        self._archive: Archive | None = None
         self._lane: Lane | None = None
         self._opening = asyncio.Lock()
         self._gather = Gather(self._send)
@@ -63,7 +78,7 @@ class DirectBackend:
             if self._broker is None:
                 with _unavailable():
                     self._broker = await Broker.connect(self._url, name=self._name, patience=self._patience)
-                self._awaiting = Awaiting(self._broker)
+                self._awaiting = Awaiting(self._broker, self._forgotten_end)
                 self._lane = Lane(self._url, self._broker.keys.events)
                 await self._lane.open()
             return self._broker
@@ -71,12 +86,14 @@ class DirectBackend:
     async def close(self) -> None:
         """Answer what was handed in, then disconnect. A later call connects again."""
         await self._gather.close()
-        broker, awaiting, lane = self._broker, self._awaiting, self._lane
-        self._broker = self._awaiting = self._lane = None
+        broker, awaiting, lane, archive = self._broker, self._awaiting, self._lane, self._archive
+        self._broker = self._awaiting = self._lane = self._archive = None
         if lane is not None:
             await lane.close()
         if awaiting is not None:
             await awaiting.close()
+        if archive is not None:
+            await archive.close()
         if broker is not None:
             await broker.close()
 
@@ -152,18 +169,49 @@ class DirectBackend:
             (task_id,) = await broker.new_ids(1)
             wanted = build(order, task_id, broker.clock.now_ms())
             standing = await reserve(broker, key_id, key, wanted)
-            if standing.done:
-                return await self._earlier(wanted, standing.id), False
-            first = standing.id == task_id
-            again = wanted if first else build(order, standing.id, broker.clock.now_ms())
-            (answer,) = await self._submit(broker, [again], actor)
-            if answer.code == TooLate.code:
+            receipt = await self._finish_reserved(broker, order, actor, standing)
+            if receipt is None:
+                receipt = await self._find_lost(broker, standing.id)
+            if receipt is None:
+                (task_id,) = await broker.new_ids(1)
+                ours = Reservation(task_id, wanted.digest, done=False)
+                standing = await replace(broker, key_id, key, standing, ours)
+                receipt = await self._finish_reserved(broker, order, actor, standing)
+            if receipt is None:
                 raise too_late(standing.id)
-            receipt = _receipt(again, answer)
-            if isinstance(receipt, TaskqError):
-                raise receipt
-            await finish(broker, key_id, key, standing)
-        return receipt, first
+            if not standing.done:
+                await finish(broker, key_id, key, standing, receipt.id)
+        return receipt, standing.id == task_id
+
+    async def _finish_reserved(
+        self, broker: Broker, order: Order, actor: str, standing: Reservation
+    ) -> Receipt | None:
+        """The receipt for what is reserved; None when its id is too old and no task of it is kept."""
+        wanted = build(order, standing.id, broker.clock.now_ms())
+        if standing.done:
+            return await self._earlier(wanted, standing.id)
+        (answer,) = await self._submit(broker, [wanted], actor)
+        if answer.code == TooLate.code:
+            return None
+        receipt = _receipt(wanted, answer)
+        if isinstance(receipt, TaskqError):
+            raise receipt
+        return receipt
+
+    async def _find_lost(self, broker: Broker, task_id: str) -> Receipt | None:
+        """The receipt of a task that came and went; None when it never came. Raises HistoryBehind."""
+        archive = self._past(broker)
+        if archive is None:
+            raise too_late(task_id)
+        try:
+            row = await archive.find(task_id)
+        except Unavailable as error:
+            raise too_late(task_id) from error
+        if row is None:
+            return None
+        return Receipt(
+            task_id, row.name or "", row.queue or "", row.state, row.submitted_at or 0, deduplicated=True
+        )
 
     async def _earlier(self, wanted: Submission, task_id: str) -> Receipt:
         """The receipt of a task that was accepted before; its state is empty once Redis forgot it."""
@@ -190,11 +238,16 @@ class DirectBackend:
             end = await awaiting.end_of(task_id, timeout)
         return Ended(end.state, end.result, end.error)
 
+    async def _forgotten_end(self, task_id: str) -> TaskState:
+        return await self._past_of(await self.broker(), task_id).end_of(task_id)
+
     async def subject(self, task_id: str) -> Subject:
-        """Read the task's hash."""
+        """Read the task's hash, else what the history has of it."""
         record = await self._record(task_id)
         if record is None:
-            raise NotFound(f"task {task_id} is not kept")
+            broker = await self.broker()
+            with _unavailable():
+                return await self._past_of(broker, task_id).subject(task_id)
         return Subject(
             task_id, record.name, record.queue, record.state, record.unique_key, record.submitted_ms
         )
@@ -215,7 +268,25 @@ class DirectBackend:
         broker = await self.broker()
         with _unavailable():
             answer = await broker.retry_dead(task_id, actor, reason, payload.decode(), digest)
+            if answer.code == NotFound.code:
+                restored = await self._past_of(broker, task_id).restored(task_id)
+                answer = await broker.retry_dead(task_id, actor, reason, payload.decode(), digest, restored)
         return _state_after(task_id, "retried", answer)
+
+    def _past(self, broker: Broker) -> Archive | None:
+        """The history; None when no setting says where it is."""
+        if self._archive is None and self._database_url:
+            from taskq_core.archive import Archive  # noqa: PLC0415  # most clients never need the driver
+
+            self._archive = Archive(broker, self._database_url)
+        return self._archive
+
+    def _past_of(self, broker: Broker, task_id: str) -> Archive:
+        """The history, for a task that Redis lacks. Raises NotFound when there is none to ask."""
+        archive = self._past(broker)
+        if archive is None:
+            raise _absent(task_id)
+        return archive
 
     async def record(self, action: str, arguments: bytes, actor: str, reason: str) -> None:
         """Append an `action` event."""
@@ -271,11 +342,15 @@ def _receipt(wanted: Submission, answer: Submitted) -> Receipt | TaskqError:
     return Conflict(f"task {answer.id} exists with another content")
 
 
+def _absent(task_id: str) -> NotFound:
+    return NotFound(f"task {task_id} is not kept")
+
+
 def _state_after(task_id: str, done: str, answer: Cancelled) -> str:
     if not answer.code:
         return answer.state
     if answer.code == NotFound.code:
-        raise NotFound(f"task {task_id} is not kept")
+        raise _absent(task_id)
     if answer.code == UniqueTaken.code:
         raise UniqueTaken(f"task {task_id} cannot be {done}: another task holds its unique key")
     raise Conflict(f"task {task_id} is {answer.state} and cannot be {done}")

@@ -2,6 +2,8 @@
 
 The key is reserved with the task's id and digest before the submit, and marked done after it. A request
 that finds a reservation which is not done finishes it: the same id is submitted again, which is harmless.
+An id that is too old for that is looked for in the history; when it was never accepted, a fresh id takes its
+place in the reservation.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ import hashlib
 from typing import Any
 
 import msgspec
+from redis.exceptions import WatchError
 
 from taskq_core.broker.functions import Broker
 from taskq_core.errors import Conflict, HistoryBehind, InvalidOption
 from taskq_core.model.task import Submission
 
-__all__ = ["Reservation", "check_key", "finish", "reserve"]
+__all__ = ["Reservation", "check_key", "finish", "replace", "reserve", "too_late"]
 
 KEPT_S = 86_400
 MAX_KEY = 255
@@ -27,6 +30,9 @@ class Reservation(msgspec.Struct, frozen=True, array_like=True):
     id: str
     digest: str
     done: bool
+
+
+_decode = msgspec.json.Decoder(Reservation).decode
 
 
 def check_key(key: str) -> str:
@@ -43,17 +49,42 @@ async def reserve(broker: Broker, key_id: str, key: str, wanted: Submission) -> 
     """
     ours = Reservation(wanted.id, wanted.digest, done=False)
     there = await _set(broker, key_id, key, ours, nx=True)
-    if there is None:
-        return ours
-    if there.digest != wanted.digest:
+    return ours if there is None else _checked(there, wanted.digest)
+
+
+async def finish(broker: Broker, key_id: str, key: str, reservation: Reservation, task_id: str) -> None:
+    """Mark it done by this task, for what is left of its day. A unique key may have led to another id."""
+    done = Reservation(task_id, reservation.digest, done=True)
+    await _set(broker, key_id, key, done, xx=True, keepttl=True)
+
+
+async def replace(broker: Broker, key_id: str, key: str, lost: Reservation, ours: Reservation) -> Reservation:
+    """The reservation that now stands: ours in the place of the lost one, or what someone else put there.
+
+    Raises Conflict as `reserve` does.
+    """
+    name = _name(broker, key_id, key)
+    while True:
+        async with broker.redis.pipeline(transaction=True) as pipe:
+            await pipe.watch(name)
+            raw = await pipe.get(name)
+            there = None if raw is None else _decode(raw)
+            if there is not None and there != lost:
+                return _checked(there, ours.digest)
+            pipe.multi()
+            how: dict[str, Any] = {"ex": KEPT_S} if there is None else {"keepttl": True}
+            pipe.set(name, msgspec.json.encode(ours), **how)
+            try:
+                await pipe.execute()
+            except WatchError:  # someone was quicker: see what stands there
+                continue
+            return ours
+
+
+def _checked(there: Reservation, digest: str) -> Reservation:
+    if there.digest != digest:
         raise Conflict(f"this Idempotency-Key was used for another request: task {there.id}")
     return there
-
-
-async def finish(broker: Broker, key_id: str, key: str, reservation: Reservation) -> None:
-    """Mark it done, for what is left of its day."""
-    done = Reservation(reservation.id, reservation.digest, done=True)
-    await _set(broker, key_id, key, done, xx=True, keepttl=True)
 
 
 def too_late(task_id: str) -> HistoryBehind:
@@ -63,8 +94,12 @@ def too_late(task_id: str) -> HistoryBehind:
 
 async def _set(broker: Broker, key_id: str, key: str, value: Reservation, **how: Any) -> Reservation | None:
     """SET … GET: the value that stood there before."""
-    name = broker.keys.idempotency(key_id, hashlib.sha256(key.encode()).hexdigest())
+    name = _name(broker, key_id, key)
     if "keepttl" not in how:
         how["ex"] = KEPT_S
     before = await broker.redis.set(name, msgspec.json.encode(value), get=True, **how)
-    return None if before is None else msgspec.json.decode(before, type=Reservation)
+    return None if before is None else _decode(before)
+
+
+def _name(broker: Broker, key_id: str, key: str) -> str:
+    return broker.keys.idempotency(key_id, hashlib.sha256(key.encode()).hexdigest())

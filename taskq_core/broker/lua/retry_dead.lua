@@ -3,7 +3,8 @@
 -- KEYS   1 events stream of the shard
 -- ARGV   1 packed [task_id, actor, reason, payload or '', digest or '', restored]
 --        `restored` is {} or, when Redis no longer keeps the task, what the history keeps of it:
---        [name, queue, priority, payload, options, digest, submitted_at, epoch, unique_key, metadata]
+--        [name, queue, priority, payload, options, digest, submitted_at, epoch, unique_key, metadata,
+--        trace]; epoch is that of its last attempt, so that no lease of an earlier life can match a new one
 -- reply  packed [code, state]; code: '' not_found conflict unique_taken
 -- events retried
 do
@@ -12,13 +13,11 @@ do
       'l', life_text('dead', r[8], 0, '-', '-', r[7]), 'n', r[1], 'q', r[2], 'p', r[3], 'd', r[4], 'o', r[5],
       'g', r[6], 'at', r[7],
     }
-    if r[9] ~= '' then
-      fields[#fields + 1] = 'u'
-      fields[#fields + 1] = r[9]
-    end
-    if r[10] ~= '' then
-      fields[#fields + 1] = 'm'
-      fields[#fields + 1] = r[10]
+    for at, field in pairs({ [9] = 'u', [10] = 'm', [11] = 't' }) do
+      if r[at] and r[at] ~= '' then
+        fields[#fields + 1] = field
+        fields[#fields + 1] = r[at]
+      end
     end
     redis.call('HSET', task_key(prefix, id), unpack(fields))
     redis.call('SADD', prefix .. 'queues', r[2])
