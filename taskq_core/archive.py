@@ -96,7 +96,7 @@ class Archive:
             kept.options,
             kept.digest,
             row.submitted_at or time_ms(task_id),
-            max(row.epoch, *(run.epoch for run in runs)) if runs else row.epoch,
+            max([row.epoch, *(run.epoch for run in runs)]),
             row.unique_key or "",
             kept.metadata or "",
             row.trace_id or "",

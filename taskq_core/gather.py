@@ -9,12 +9,13 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from taskq_core.broker.functions import CALL_TASKS
 from taskq_core.errors import TaskqError, Unavailable
 from taskq_core.model.order import Order, Receipt
 
 __all__ = ["Gather"]
 
-MOST_TOGETHER = 500
+MOST_TOGETHER = CALL_TASKS
 
 type Send = Callable[[Sequence[Order], str], Awaitable[list[Receipt | TaskqError]]]
 type _Waiting = tuple[Order, str, asyncio.Future[Receipt]]
