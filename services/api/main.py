@@ -124,7 +124,7 @@ async def open_core(
     settings: Settings, options: ApiOptions, stop: asyncio.Event | None = None
 ) -> AsyncGenerator[Core | None]:
     """Everything that handlers share, over connections of its own; None when it is time to stop instead."""
-    backend = DirectBackend(settings.redis_url, name="taskq-api", patience=PATIENCE_S)
+    backend = DirectBackend(settings.redis_url, settings.database_url, name="taskq-api", patience=PATIENCE_S)
     pool = await open_pool(settings.database_url)
     try:
         broker = await _until_there(backend, stop or asyncio.Event())

@@ -103,6 +103,7 @@ def test_a_backup_goes_into_other_servers_given_by_url(start_up: StartUp, tmp_pa
         redis.stop()
 
 
+@pytest.mark.slow
 def test_a_damaged_backup_is_refused(tmp_path: Path) -> None:
     for number, content in enumerate((b"", b"no archive at all", gzip.compress(b"x" * 5000))):
         file = tmp_path / f"{number}.tar.gz"
@@ -112,6 +113,7 @@ def test_a_damaged_backup_is_refused(tmp_path: Path) -> None:
         assert done.stderr.startswith("taskq: ")
 
 
+@pytest.mark.slow
 def test_nothing_is_restored_into_a_running_system(shared: Up, tmp_path: Path) -> None:
     file = tmp_path / "backup.tar.gz"
     assert shared.taskq("backup", str(file)).returncode == 0

@@ -21,6 +21,7 @@ def test_submit_waits_and_prints_the_result(shared: Up) -> None:
     assert json.loads(done.stdout) == {"text": "hi", "n": 5, "list": [1, 2]}
 
 
+@pytest.mark.slow
 def test_submit_prints_the_id_that_task_finds(shared: Up) -> None:
     task_id = shared.taskq("submit", "demo.echo", "--json", '{"a": [1]}', "--priority", "high").stdout.strip()
     shared.ended(task_id)
@@ -95,6 +96,7 @@ def _seen_by(follower: subprocess.Popen[str], up: Up) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_cancel_and_retry(shared: Up) -> None:
     task_id = shared.submit("demo.noop", delay=3600)
     done = shared.taskq("cancel", task_id, "--reason", "not wanted")

@@ -69,6 +69,7 @@ def test_an_unknown_setting(tmp_path: Path) -> None:
     assert "TASKQ_LEASE" in refused(tmp_path / "data", env={"TASKQ_LEAES": "3"})
 
 
+@pytest.mark.slow
 def test_a_redis_that_would_drop_tasks(tmp_path: Path) -> None:
     redis = start_redis(tmp_path / "redis", settings={"maxmemory-policy": "allkeys-lru"})
     try:
@@ -78,6 +79,7 @@ def test_a_redis_that_would_drop_tasks(tmp_path: Path) -> None:
     assert "noeviction" in message
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_too_old(tmp_path: Path) -> None:
     with old_redis() as url:
         message = refused(tmp_path / "data", env={"TASKQ_REDIS_URL": url})
@@ -107,6 +109,7 @@ def _serve(server: socket.socket, info: bytes) -> None:
                     connection.sendall(reply)
 
 
+@pytest.mark.slow
 def test_servers_that_are_away_are_named(tmp_path: Path) -> None:
     done = taskq(
         "up",

@@ -325,6 +325,7 @@ def frozen(servers: RunningServers) -> Generator[None]:
                 process.resume()
 
 
+@pytest.mark.slow
 def test_without_postgres_redis_answers_as_far_as_it_reaches(run: Run, servers: RunningServers) -> None:
     async def story(system: System) -> None:
         old = await system.submit(2)
@@ -358,6 +359,7 @@ def test_without_postgres_redis_answers_as_far_as_it_reaches(run: Run, servers: 
     run(story)
 
 
+@pytest.mark.slow
 def test_a_frozen_postgres_is_said_within_two_seconds(run: Run, servers: RunningServers) -> None:
     async def story(system: System) -> None:
         old = await system.submit(2)
@@ -390,6 +392,7 @@ async def refused(asked: Awaitable[object]) -> None:
             await asked
 
 
+@pytest.mark.slow
 def test_without_redis_the_history_answers(run: Run, servers: RunningServers) -> None:
     async def story(system: System) -> None:
         ids = await system.submit(3)

@@ -192,6 +192,7 @@ def test_what_the_history_answers(database: str) -> None:
     assert rows(database, "SELECT name, kind FROM taskq.marks") == [{"name": "r7", "kind": "release"}]
 
 
+@pytest.mark.slow
 def test_a_history_that_is_away_or_slow_says_so(database: str) -> None:
     async def story() -> None:
         away = await open_pool("postgresql://nobody@127.0.0.1:1/none")
@@ -320,6 +321,7 @@ def test_killed_between_commit_and_acknowledgement(database: str) -> None:
     assert rows(database, "SELECT state FROM taskq.tasks") == [{"state": "succeeded"}]
 
 
+@pytest.mark.slow
 def test_postgres_is_killed_and_comes_back(postgres: ServerHandle, database: str) -> None:
     source = ListSource(one_life(new_id(START_MS), START_MS, 1))
 

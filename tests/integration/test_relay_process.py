@@ -164,6 +164,7 @@ def test_it_waits_for_a_database_that_is_not_set_up(servers: RunningServers) -> 
         eventually_sync(lambda: get(f"{address}/health/ready")[0] == 200, "ready once it is set up")
 
 
+@pytest.mark.slow
 def test_two_processes_one_killed(servers: RunningServers, database: str) -> None:
     async def work(count: int) -> None:
         async with await Broker.connect(servers.redis_url) as broker:
@@ -184,6 +185,7 @@ def test_two_processes_one_killed(servers: RunningServers, database: str) -> Non
     assert found == {"n": 450, "last": 450}
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_under_load(servers: RunningServers, database: str) -> None:
     async def load(batches: int) -> None:
         async with await Broker.connect(servers.redis_url) as broker:

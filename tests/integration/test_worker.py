@@ -244,6 +244,7 @@ async def test_a_task_that_kills_its_runner_dies_alone(server: ServerHandle) -> 
         await f.check_chains()
 
 
+@pytest.mark.slow
 @in_loop
 async def test_a_fatal_signal_leaves_its_stacks(server: ServerHandle) -> None:
     async with fleet(server) as f:
@@ -288,6 +289,7 @@ async def test_cancel_reaches_what_waits_and_what_runs(server: ServerHandle) -> 
         assert kinds == [Kind.SUBMITTED, Kind.STARTED, Kind.ACTION, Kind.CANCELLED]
 
 
+@pytest.mark.slow
 @in_loop
 async def test_an_unknown_name_is_parked_until_someone_knows_it(server: ServerHandle, tmp_path: Path) -> None:
     async with fleet(server) as f:
@@ -307,6 +309,7 @@ async def test_an_unknown_name_is_parked_until_someone_knows_it(server: ServerHa
         await f.check_chains()
 
 
+@pytest.mark.slow
 @in_loop
 async def test_sigterm_lets_short_tasks_finish_and_gives_long_ones_back(server: ServerHandle) -> None:
     async with fleet(server) as f:
@@ -433,6 +436,7 @@ async def version() -> int:
 """
 
 
+@pytest.mark.slow
 @in_loop
 async def test_reload_takes_the_new_code_and_keeps_the_last_good_one(
     server: ServerHandle, tmp_path: Path
@@ -462,6 +466,7 @@ async def test_reload_takes_the_new_code_and_keeps_the_last_good_one(
         await eventually(new, "the new code")
 
 
+@pytest.mark.slow
 @in_loop
 async def test_wrong_starts_say_what_to_do(server: ServerHandle, tmp_path: Path) -> None:
     async with fleet(server) as f:
