@@ -29,6 +29,7 @@ from taskq_core.errors import AlreadyRunning, ConfigError
 __all__ = ["System"]
 
 GREEN_S = 60.0  # until /health must be green; later the card says what is missing
+DEGRADED_S = 2.0  # how long a start waits for more than that everything answers
 _CONFIG_EXIT = 2  # of the command, for usage and configuration
 _PREDECESSOR_S = 10.0  # for the API of a predecessor that was killed to give its port back
 _ASK_S = 0.05
@@ -170,6 +171,9 @@ class System:
             self.health = await ask_health(self.options.host, self.port, self.token)
             if self.health.status == "ok" and self.worker.output.ready:
                 return
+            if self.health.status == "degraded" and self.worker.output.ready:
+                # All parts answer. What is left, a task that nobody takes for one, a start cannot mend.
+                deadline = min(deadline, time.monotonic() + DEGRADED_S)
             await asyncio.sleep(_ASK_S)
         if not self.worker.output.ready:
             self.health = Health(checks={"verdict": "the worker does not start; see worker.log"})

@@ -238,9 +238,9 @@ class Broker:
         """Move what is due into its line, a hundred tasks at most."""
         return _promoted.decode(await self._call("promote", []))
 
-    async def unpark(self, names: Sequence[str], rest_ms: int = 1000) -> int:
-        """Give parked tasks of these names back to their lines."""
-        return _numbers.decode(await self._call("unpark", [names, rest_ms]))[0]
+    async def unpark(self, names: Sequence[str], queues: Sequence[str], rest_ms: int = 1000) -> int:
+        """Give parked tasks of these names back to their lines, when they belong to these queues."""
+        return _numbers.decode(await self._call("unpark", [names, rest_ms, queues]))[0]
 
     async def progress(self, owner: str, task_id: str, epoch: int, fraction: float, message: str) -> bool:
         """Report progress; answers whether a cancellation was asked."""

@@ -121,7 +121,7 @@ class LocalWorker:
             old, self._bench = self._bench, await self._new_bench(sorted(queues))
             if old is not None:
                 self._retire(old)
-        await self._broker.unpark(list(self._seen))
+        await self._broker.unpark(list(self._seen), sorted(queues))
 
     async def _new_bench(self, queues: list[str]) -> _Bench:
         self._benches += 1

@@ -77,7 +77,7 @@ class Desk:
     # --- taking
 
     def reserve(self) -> list[int]:
-        """Half of the capacity or what is free of it: the other lane takes the other half."""
+        """What one call may take: a quarter of the capacity, so that calls overlap with the code."""
         budgets = [
             min(free, max(1, whole // 4)) for free, whole in zip(self.free, self.capacity, strict=True)
         ]

@@ -103,9 +103,11 @@ class Unparker:
 
     async def step(self) -> float:
         """Unpark once."""
-        names = sorted({name for child in self._children() for name in child.ready.names})
+        children = self._children()
+        names = sorted({name for child in children for name in child.ready.names})
+        queues = sorted({queue for child in children for queue in child.ready.queues})
         if names:
-            await self._broker.unpark(names)
+            await self._broker.unpark(names, queues)
         return self.REST_S
 
 

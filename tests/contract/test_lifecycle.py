@@ -104,7 +104,7 @@ def _redeliver(now: Situation) -> None:
 
 
 def _unpark(now: Situation) -> None:
-    now.bench.run(now.bench.broker.unpark(["job"], -1000))
+    now.bench.run(now.bench.broker.unpark(["job"], [QUEUE], -1000))
 
 
 def _retry(now: Situation) -> None:

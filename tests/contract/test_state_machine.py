@@ -119,7 +119,7 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @rule()
     def unpark(self) -> None:
-        self.bench.run(self.bench.broker.unpark(["job"], -1000))
+        self.bench.run(self.bench.broker.unpark(["job"], [QUEUE], -1000))
 
     @precondition(lambda self: self.claims)
     @rule(pick=st.randoms(use_true_random=False))

@@ -434,7 +434,7 @@ def test_the_ledger_explains_every_task_under_load(run: Run) -> None:
                     ops = (Op.OK, Op.FAIL, Op.RELEASE, Op.PARK, Op.OK)
                     await system.settle([claim], ops[(at + turn) % 5], "null", owner)
                 await system.broker.promote()
-                await system.broker.unpark([NAME], 0)
+                await system.broker.unpark([NAME], [QUEUE], 0)
 
         workers = [asyncio.create_task(one) for one in (submitting(), working("a"), working("b"))]
         for _ in range(60):
