@@ -92,11 +92,22 @@ class Desk:
         """Whether any queue could be taken from."""
         return any(all(self.free[kind - 1] > 0 for kind in wanted.kinds) for wanted in self._wants)
 
+    def asked_less_than_room(self, budgets: list[int]) -> bool:
+        """Whether a queue has room now that the last take could not fill: its silence says nothing."""
+        return any(
+            all(self.free[kind - 1] > 0 for kind in wanted.kinds)
+            and not all(budgets[kind - 1] > 0 for kind in wanted.kinds)
+            for wanted in self._wants
+        )
+
+    def served(self, queue: str) -> None:
+        """The next take begins with the queue after this one."""
+        self._rotation = self._queue_index[queue] + 1
+
     def want(self, budgets: list[int]) -> TakeWant:
         """What to ask for now, with the entries that the blocking read brought."""
         held, self.held = self.held, []
         again, self.doubt = self.doubt, False
-        self._rotation += 1
         return TakeWant(
             owner=self.owner,
             code_version=self._code_version,

@@ -38,7 +38,9 @@ class Lane:
         self._desk = desk
         self._attempts = attempts
         self._broker = broker
-        self._stale_ns = int(lease_s * 1e9 / 2)
+        self._stale_ns = int(
+            lease_s * 1e9 / 4
+        )  # before the second look for orphans, a quarter of a lease each
         self._pause = 0.05
 
     async def run(self) -> None:
@@ -53,7 +55,7 @@ class Lane:
         """One round trip; False when there is nothing to do until the signal."""
         desk = self._desk
         taking = not desk.draining and desk.has_room() and (not desk.hungry.is_set() or bool(desk.held))
-        if not desk.done and not taking and not (desk.draining and desk.held):
+        if not desk.done and not taking and not desk.held:
             return False
         settling = self._next_finishes()
         budgets = desk.reserve() if not desk.draining else [0] * len(desk.free)
@@ -95,6 +97,9 @@ class Lane:
             else:
                 self._attempts.start(claim, payload)
         if taken.claims:
+            desk.served(taken.claims[-1].queue)
+            desk.hungry.clear()
+        elif desk.asked_less_than_room(budgets):
             desk.hungry.clear()
         elif not desk.held and not desk.draining:
             desk.hungry.set()

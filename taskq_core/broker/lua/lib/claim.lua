@@ -28,8 +28,12 @@ end
 local function claim_entry(ctx, out, want, queue, stream, entry, id)
   local key = task_key(ctx.prefix, id)
   local v = redis.call('HMGET', key, unpack(CLAIM_FIELDS))
-  local state, epoch, attempt, waiting = read_life(v[1] or '')
-  if state ~= 'queued' or waiting ~= entry then
+  local state, epoch, attempt, waiting, owner = read_life(v[1] or '')
+  if state == 'running' and waiting == entry and owner ~= want[1] then
+    -- Someone runs it: the entry is the lease, and goes back to whose it is.
+    redis.call('XCLAIM', ready_key(ctx.prefix, queue, stream), GROUP, owner, 0, entry, 'JUSTID')
+    return false
+  elseif state ~= 'queued' or waiting ~= entry then
     drop_entry(ctx.prefix, queue, stream, entry)
     return false
   end
@@ -82,16 +86,27 @@ local function take_new(ctx, out, want, queue, stream, count, kinds)
   end
 end
 
--- Entries that the blocking read brought: claim what has room, give the rest back.
+local function return_held(ctx, queue, stream, entry, id)
+  local task = read_task(ctx.prefix, id)
+  if not task or task.state ~= 'queued' or task.entry ~= entry then
+    return drop_entry(ctx.prefix, queue, stream, entry)
+  end
+  give_back(ctx.prefix, queue, stream, entry)
+  add_event(ctx.log, 'redelivered', id, task.attempt, task.epoch, { queue = queue, reason = 'no free slot' })
+end
+
+-- Entries that the blocking read brought: claim what has room, give the rest back. One that is not the
+-- caller's any more was given back meanwhile, and may be another runner's lease by now: hands off.
 local function take_held(ctx, out, want, kinds_of, state_of)
   for _, held in ipairs(want[7]) do
     local queue, stream, entry, id = held[1], held[2], held[3], held[4]
-    local kinds = kinds_of[queue]
-    if not kinds or state_of[queue][1] or free_slots(want[3], kinds) < 1 then
-      give_back(ctx.prefix, queue, stream, entry)
-      add_event(ctx.log, 'redelivered', id, 0, 0, { queue = queue, reason = 'no free slot' })
-    elseif claim_entry(ctx, out, want, queue, stream, entry, id) then
-      use_slot(want[3], kinds)
+    local kinds, key = kinds_of[queue], ready_key(ctx.prefix, queue, stream)
+    if redis.call('XPENDING', key, GROUP, entry, entry, 1, want[1])[1] then
+      if not kinds or state_of[queue][1] or free_slots(want[3], kinds) < 1 then
+        return_held(ctx, queue, stream, entry, id)
+      elseif claim_entry(ctx, out, want, queue, stream, entry, id) then
+        use_slot(want[3], kinds)
+      end
     end
   end
 end
