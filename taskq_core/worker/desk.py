@@ -131,6 +131,19 @@ class Desk:
 
     # --- one attempt
 
+    def has_slot(self, queue: str, task: Task[..., Any]) -> bool:
+        """Whether the task may start now.
+
+        A caller may send a task to a queue whose declared tasks need other slots: the queue is then taken
+        from only as far as this kind has room as well.
+        """
+        kind = 0 if self.solo else KINDS.index(task.kind)
+        index = self._queue_index[queue]
+        known = self._wants[index].kinds
+        if kind + 1 not in known:
+            self._wants[index] = QueueWant(queue, sorted([*known, kind + 1]))
+        return self.free[kind] > 0
+
     def open(self, claim: Claim, task: Task[..., Any], now: int, soft: int, hard: int) -> Active:
         """Write the slot; the attempt may start."""
         kind = KINDS.index(task.kind)

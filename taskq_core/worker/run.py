@@ -64,6 +64,10 @@ class Attempts:
         if task is None:
             self._desk.refuse(_finish(claim, Op.PARK, reason="no worker here knows this task"))
             return
+        if not self._desk.has_slot(claim.queue, task):
+            # It was sent to a queue whose declared tasks need another kind of slot.
+            self._desk.refuse(_finish(claim, Op.RELEASE, reason="no free slot of its kind"))
+            return
         active = self._open(claim, task)
         try:
             arguments = payload if task.kind == "isolated" else task.bind(payload)

@@ -490,3 +490,18 @@ async def test_wrong_starts_say_what_to_do(server: ServerHandle, tmp_path: Path)
             assert "noeviction" in err.decode()
         finally:
             await f.broker.redis.config_set("maxmemory-policy", "noeviction")
+
+
+@in_loop
+async def test_a_task_in_a_queue_of_another_kind_waits_for_a_slot_of_its_own(server: ServerHandle) -> None:
+    """Thread tasks sent to an async queue: no more start than there are threads, none is charged."""
+    async with fleet(server) as f:
+        await f.start("--concurrency", "8", "--threads", "2")
+        ids = await f.broker.new_ids(30)
+        payload, options = json.dumps({"seconds": 0.02}), pack_options(Options())
+        await f.broker.submit(
+            [Submission(i, "w.thread", "plain", "normal", payload, options, "d") for i in ids]
+        )
+        for record in await f.ended(*ids):
+            assert (record.state, record.attempt) == (State.SUCCEEDED, 1)
+        await f.check_chains()
