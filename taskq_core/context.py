@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -31,7 +32,9 @@ class Current:
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far it is, 0 to 1. The latest word wins; it costs nothing to call it often."""
-        self._report(min(max(float(fraction), 0.0), 1.0), message[:500])
+        known = float(fraction) if math.isfinite(fraction) else 0.0
+        text = message[:500].replace("\0", "").encode("utf-8", "replace").decode()
+        self._report(min(max(known, 0.0), 1.0), text)
 
 
 _current: ContextVar[Current] = ContextVar("taskq_current")

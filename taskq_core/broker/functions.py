@@ -119,6 +119,10 @@ class Broker:
         """Load the function library unless it stands. Raises BrokerNotInitialised when not allowed."""
         try:
             await self.redis.function_load(self._library.text)
+        except OutOfMemoryError:
+            # A full server takes no library, but what stands there still drains.
+            if not await self._library_stands():
+                raise
         except NoPermissionError as error:
             if await self._library_stands():
                 return

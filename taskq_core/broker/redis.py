@@ -11,7 +11,15 @@ from typing import Any
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry as LibraryRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -20,6 +28,8 @@ from taskq_core.errors import ConfigError, Unavailable
 __all__ = ["CONNECTION_ERRORS", "RETRYABLE_WORDS", "check_server", "is_retryable", "make_redis"]
 
 CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError)
+# The library makes classes of some error words, and takes the word off the message.
+PASSING_ERRORS = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
 MINIMUM = (7, 0)
 # First words of error replies that pass by themselves.
 RETRYABLE_WORDS = (
@@ -61,7 +71,7 @@ def is_retryable(error: BaseException) -> bool:
     """Whether the same call may succeed a moment later."""
     if isinstance(error, AuthenticationError):
         return False
-    if isinstance(error, CONNECTION_ERRORS):
+    if isinstance(error, (*CONNECTION_ERRORS, *PASSING_ERRORS)):
         return True
     return isinstance(error, RedisError) and str(error).startswith(RETRYABLE_WORDS)
 

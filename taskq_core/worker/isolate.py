@@ -26,7 +26,7 @@ from taskq_core.tasks import Task
 from taskq_core.worker.failure import describe, describe_large_result, describe_text
 from taskq_core.worker.frames import Answer, Job, Report, recv_frame, send_frame
 from taskq_core.worker.loading import load_tasks
-from taskq_core.worker.process import die_with_parent, set_title
+from taskq_core.worker.process import die_with_parent, ignore, set_title
 
 __all__ = ["main"]
 
@@ -83,7 +83,7 @@ def _serve(sock: socket.socket, tasks: dict[str, Task[..., Any]]) -> None:
 def main() -> None:
     """Import the user's modules, say so, serve until the runner is gone."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started everything
+    ignore(signal.SIGINT)  # Ctrl-C is for the one who started everything
     set_title("taskq isolated")
     sock = socket.socket(fileno=int(sys.argv[1]))
     tasks = load_tasks(msgspec.json.decode(os.environ["TASKQ_ISOLATE"], type=list[str]))

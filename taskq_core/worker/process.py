@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+from types import FrameType
 
-__all__ = ["die_with_parent", "how_it_died", "set_title"]
+__all__ = ["die_with_parent", "how_it_died", "ignore", "set_title"]
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -29,6 +30,15 @@ def how_it_died(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
+
+
+def ignore(number: signal.Signals) -> None:
+    """Ignore a signal here, but not in what this process starts: SIG_IGN would be inherited."""
+
+    def nothing(_number: int, _frame: FrameType | None) -> None:
+        return
+
+    signal.signal(number, nothing)
 
 
 def set_title(title: str) -> None:

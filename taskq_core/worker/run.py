@@ -74,6 +74,9 @@ class Attempts:
         except (InvalidPayload, InvalidJson) as error:
             self._close(active, Op.PERMANENT, body=describe_text(type(error).__name__, str(error)))
             return
+        except Exception as error:  # noqa: BLE001  # a type of the signature may run code of its own
+            self._close(active, Op.PERMANENT, body=describe(error))
+            return
         self._run(active, arguments)
 
     def _open(self, claim: Claim, task: Task[..., Any]) -> Active:
@@ -131,7 +134,7 @@ class Attempts:
             self._stopped(active, error)
         except Permanent as error:
             self._close(active, Op.PERMANENT, body=describe(error))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # user code
+        except BaseException as error:  # noqa: BLE001  # user code may raise anything: each attempt must end
             self._failed(active, error)
         else:
             self._succeeded(active, value)
@@ -217,7 +220,7 @@ class Attempts:
             return
         try:
             body = encode_json(value).decode()
-        except InvalidJson as error:
+        except Exception as error:  # noqa: BLE001  # encoding may run code of the value
             self._close(active, Op.PERMANENT, body=describe_text("InvalidResult", str(error)))
             return
         if len(body) > MAX_RESULT:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from redis.exceptions import RedisError
 
 from taskq_core.broker.functions import Broker
 from taskq_core.catalog import register
@@ -32,7 +33,7 @@ from taskq_core.worker.failure import readable
 from taskq_core.worker.isolated import IsolatedPool
 from taskq_core.worker.lanes import Lane, Waker
 from taskq_core.worker.loading import load_tasks, user_files
-from taskq_core.worker.process import die_with_parent, set_title
+from taskq_core.worker.process import die_with_parent, ignore, set_title
 from taskq_core.worker.progress import ProgressBook
 from taskq_core.worker.reload import changed_at
 from taskq_core.worker.run import Attempts
@@ -152,11 +153,11 @@ class Runner:
                     "this process was stopped for %.0f s: giving up what it ran", (now - last) / 1e9
                 )
                 self._stop_all_active("doubt")
-            last = now
             try:
                 await self._progress.send()
-            except TaskqError as error:
+            except (TaskqError, RedisError, OSError) as error:
                 logger.warning("progress was not sent: %s", error)
+            last = monotonic_ns()  # after the send: a slow server is no stopped process
 
 
 def _die_with_it(task: asyncio.Task[None]) -> None:
@@ -190,8 +191,8 @@ async def _connected(config: RunnerConfig) -> None:
 def main() -> None:
     """Entry of the process."""
     die_with_parent()
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)  # the supervisor decides, over the line
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ignore(number)  # the supervisor decides, over the line
     set_title("taskq runner")
     setup_logging("runner")
     config = msgspec.json.decode(os.environ.pop("TASKQ_RUNNER"), type=RunnerConfig)

@@ -124,7 +124,8 @@ class SlotTable:
 
     def set_renewed(self, now: int) -> None:
         """Note when the leases were last renewed (monotonic ns)."""
-        _NUMBER.pack_into(self._memory, _RENEWED_AT, now)
+        if not self._memory.closed:
+            _NUMBER.pack_into(self._memory, _RENEWED_AT, now)
 
     @property
     def renewed_at(self) -> int:
@@ -134,11 +135,13 @@ class SlotTable:
     @property
     def lag(self) -> int:
         """How late the event loop was at its last tick (ns)."""
-        return int(_NUMBER.unpack_from(self._memory, _LAG_AT)[0])
+        return 0 if self._memory.closed else int(_NUMBER.unpack_from(self._memory, _LAG_AT)[0])
 
     def taken(self) -> Iterator[Slot]:
         """Every slot that is not free."""
         memory = self._memory
+        if memory.closed:  # its runner ended while the reader waited for Redis
+            return
         for index in range(self.size):
             at = _HEAD_SIZE + index * _SIZE
             if memory[at] != FREE:

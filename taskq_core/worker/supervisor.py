@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Any
 
+import msgspec
 from redis.exceptions import RedisError
 
 from taskq_core.broker.functions import Broker
@@ -40,6 +39,18 @@ logger = logging.getLogger("taskq.worker")
 MOST_SOLO = 4
 SOLO_IDLE_NS = 15 * 1_000_000_000
 KILL_AFTER_GRACE_S = 5.0
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """What the functions say on the control channel."""
+
+    op: str
+    id: str = ""
+    owner: str = ""
+    queue: str = ""
+
+
+_read_order = msgspec.json.Decoder(_Order).decode
 
 
 class Supervisor:
@@ -135,6 +146,8 @@ class Supervisor:
         self._count += 1
         child = await RunnerChild.start(self.config, f"{self.id}.{self._count}", solo=solo)
         self._children[child.owner] = child
+        if self._stopping:
+            child.drain(0.0)  # it came up after the others were told
         watcher = asyncio.create_task(self._watch(child))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
@@ -225,8 +238,8 @@ class Supervisor:
                 await subscription.subscribe(CONTROL)
                 async for message in subscription.listen():
                     if message["type"] == "message":
-                        self._obey(json.loads(message["data"]))
-            except (RedisError, OSError, ValueError) as error:
+                        self._obey(message["data"])
+            except (RedisError, OSError) as error:
                 logger.warning("control: %s; listening again", error)
                 await asyncio.sleep(1.0)
             finally:
@@ -234,14 +247,18 @@ class Supervisor:
                     await subscription.aclose()
                     await client.aclose()
 
-    def _obey(self, order: dict[str, Any]) -> None:
-        if order.get("op") == "cancel":
-            child = self._children.get(order.get("owner", ""))
-            if child is not None:
-                child.line.send(Message("cancel", ids=[order["id"]]))
-        elif order.get("op") == "returned":
+    def _obey(self, text: bytes) -> None:
+        try:
+            order = _read_order(text)
+        except msgspec.MsgspecError as error:
+            logger.warning("control: a message that no function sends: %s", error)
+            return
+        child = self._children.get(order.owner)
+        if order.op == "cancel" and child is not None:
+            child.line.send(Message("cancel", ids=[order.id]))
+        elif order.op == "returned":
             for child in self._alive():
-                if order.get("queue") in child.ready.queues:
+                if order.queue in child.ready.queues:
                     child.line.send(Message("poke"))
 
     # --- reload
