@@ -144,6 +144,19 @@ class DirectBackend:
     async def _send_by(
         self, broker: Broker, orders: Sequence[Order], actor: str
     ) -> list[Receipt | TaskqError]:
+        """Ids that are seconds old and still refused mean that the server's clock jumped: once more."""
+        receipts = await self._send_once(broker, orders, actor)
+        refused = [at for at, one in enumerate(receipts) if isinstance(one, TooLate | IdClock)]
+        if refused:
+            await broker.read_clock()
+            again = await self._send_once(broker, [orders[at] for at in refused], actor)
+            for at, one in zip(refused, again, strict=True):
+                receipts[at] = one
+        return receipts
+
+    async def _send_once(
+        self, broker: Broker, orders: Sequence[Order], actor: str
+    ) -> list[Receipt | TaskqError]:
         ids = await broker.new_ids(len(orders))
         now = broker.clock.now_ms()
         built = [_try_build(order, task_id, now) for order, task_id in zip(orders, ids, strict=True)]

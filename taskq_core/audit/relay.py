@@ -140,13 +140,19 @@ class Relay:
         self._committed = position = await store.position()
         if position is None:
             return incarnation
-        end = await self._source.end()
-        behind = incarnation == position.incarnation and end < (position.ms, position.seq)
-        if behind or incarnation < position.incarnation:
-            log.warning("shard %s begins anew: its stream ends before what is committed", self._source.shard)
+        if incarnation < position.incarnation or (
+            incarnation == position.incarnation and await self._has_lost(position)
+        ):
+            log.warning("shard %s begins anew: its stream lacks what is committed", self._source.shard)
             incarnation = position.incarnation + 1
             await self._source.raise_incarnation(incarnation)
         return incarnation
+
+    async def _has_lost(self, position: Mark) -> bool:
+        """Whether the stream is an older one than the history knows, even if it has grown since."""
+        place = (position.ms, position.seq)
+        newest, _ = await self._source.head()
+        return await self._source.end() < place or newest < position.n or await self._source.lacks(place)
 
     async def _drain_pending(self, store: Store, incarnation: int) -> None:
         after = (0, 0)

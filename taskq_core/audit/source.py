@@ -61,6 +61,10 @@ class EventSource(Protocol):
         """The id of the newest entry that was ever written, also when it is trimmed by now."""
         ...
 
+    async def lacks(self, place: tuple[int, int]) -> bool:
+        """Whether the entry of this id is missing although older ones stand: trimming takes the oldest."""
+        ...
+
     async def next_ms(self, after: tuple[int, int]) -> int | None:
         """When the first entry after an id was written; None: there is none."""
         ...

@@ -96,7 +96,7 @@ class Broker:
                     raise
                 await asyncio.sleep(random.uniform(0.02, 0.2))
         await self.load()
-        await self._read_clock()
+        await self.read_clock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,14 +172,15 @@ class Broker:
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(pause * 2, 5.0)
 
-    async def _read_clock(self) -> None:
+    async def read_clock(self) -> None:
+        """Take the server's time anew: it may have jumped."""
         seconds, micros = await self.redis.time()
         self.clock.set(int(seconds), int(micros))
 
     async def new_ids(self, count: int) -> list[str]:
         """New ids in server time."""
         if self.clock.is_stale():
-            await self._read_clock()
+            await self.read_clock()
         return new_ids(count, self.clock.now_ms(), self.keys.shard)
 
     # --- tasks come in
@@ -219,7 +220,11 @@ class Broker:
 
     async def renew(self, owner: str, leases: Sequence[tuple[str, str, int]]) -> Renewed:
         """Keep leases (task id, entry, epoch) alive."""
-        return _renewed.decode(await self._call("renew", [owner, leases]))
+        at, lost, cancelled = 0, list[str](), list[str]()
+        for start in range(0, len(leases), CALL_TASKS):
+            answer = _renewed.decode(await self._call("renew", [owner, leases[start : start + CALL_TASKS]]))
+            at, lost, cancelled = answer.at, lost + answer.lost, cancelled + answer.cancelled
+        return Renewed(at, lost, cancelled)
 
     async def reclaim(
         self, queues: Sequence[str], lease_ms: int, most: int, suspects: Sequence[str]
@@ -244,7 +249,8 @@ class Broker:
 
     async def unpark(self, names: Sequence[str], queues: Sequence[str], rest_ms: int = 1000) -> int:
         """Give parked tasks of these names back to their lines, when they belong to these queues."""
-        return _numbers.decode(await self._call("unpark", [names, rest_ms, queues]))[0]
+        request = [names, rest_ms, queues, random.random()]
+        return _numbers.decode(await self._call("unpark", request))[0]
 
     async def progress(self, owner: str, task_id: str, epoch: int, fraction: float, message: str) -> bool:
         """Report progress; answers whether a cancellation was asked."""

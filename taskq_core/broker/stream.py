@@ -110,6 +110,12 @@ class StreamSource:
         flat = cast("list[Any]", await self._safe("XINFO", "STREAM", self._keys.events))
         return _id(flat[flat.index(b"last-generated-id") + 1])
 
+    async def lacks(self, place: tuple[int, int]) -> bool:
+        """Whether the entry of this id is missing although older ones stand."""
+        key, entry = self._keys.events, f"{place[0]}-{place[1]}"
+        older = await self._safe("XRANGE", key, "-", f"({entry}", "COUNT", 1)
+        return bool(older) and not await self._safe("XRANGE", key, entry, entry)
+
     async def next_ms(self, after: tuple[int, int]) -> int | None:
         """When the first entry after an id was written."""
         found = await self._safe("XRANGE", self._keys.events, f"({after[0]}-{after[1]}", "+", "COUNT", 1)

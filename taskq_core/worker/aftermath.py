@@ -16,7 +16,7 @@ from taskq_core.clock import monotonic_ns
 from taskq_core.worker.child import RunnerChild
 from taskq_core.worker.failure import describe_text
 from taskq_core.worker.process import how_it_died
-from taskq_core.worker.slots import ENDED, RUNNING, Slot
+from taskq_core.worker.slots import RUNNING, Slot
 
 __all__ = ["judge", "settle_dead"]
 
@@ -25,12 +25,14 @@ logger = logging.getLogger("taskq.worker")
 
 def judge(slots: list[Slot], overstayers: set[str], death: str, owner: str, stacks: str = "") -> list[Finish]:
     """The finishes of a dead runner's slots. Pure."""
-    suspects = [slot for slot in slots if slot.state == RUNNING and slot.kind != "isolated"]
+    running = [slot for slot in slots if slot.state == RUNNING]
+    # What ran in the process itself comes first; with nothing there, what ran beside it must have done it.
+    suspects = [slot for slot in running if slot.kind != "isolated"] or running
     finishes: list[Finish] = []
     for slot in slots:
         if slot.task_id in overstayers:
             finishes.append(_overstayed(slot, owner))
-        elif slot.state == ENDED or slot.kind == "isolated":
+        elif slot not in suspects:
             finishes.append(_finish(slot, owner, Op.RELEASE, reason="its runner died"))
         elif overstayers:
             finishes.append(

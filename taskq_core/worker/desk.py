@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from taskq_core.broker.functions import CALL_TASKS
 from taskq_core.broker.keys import SOLO
 from taskq_core.broker.protocol import Claim, Finish, Held, QueueWant, TakeWant
 from taskq_core.model.task import Priority
@@ -79,7 +80,8 @@ class Desk:
     def reserve(self) -> list[int]:
         """What one call may take: a quarter of the capacity, so that calls overlap with the code."""
         budgets = [
-            min(free, max(1, whole // 4)) for free, whole in zip(self.free, self.capacity, strict=True)
+            min(free, max(1, whole // 4), CALL_TASKS)
+            for free, whole in zip(self.free, self.capacity, strict=True)
         ]
         self.free = [free - taken for free, taken in zip(self.free, budgets, strict=True)]
         return budgets

@@ -19,6 +19,8 @@ from taskq_core.worker.process import how_it_died
 
 __all__ = ["IsolatedPool", "Outcome"]
 
+LAST_WORDS_S = 1.0  # between the end of a process and what it may have said before
+
 
 class Outcome(msgspec.Struct, frozen=True):
     """How an isolated attempt ended."""
@@ -48,7 +50,16 @@ class _Child:
             self.process.send_signal(signal.SIGKILL)
         return await self.wait()
 
+    async def end(self, patience_s: float) -> int:
+        """Its exit code; killed when it does not end by itself."""
+        try:
+            async with asyncio.timeout(patience_s):
+                return await self.wait()
+        except TimeoutError:
+            return await self.kill()
+
     async def wait(self) -> int:
+        """Its exit code, once it has ended."""
         code = await self.process.wait()
         self.writer.close()
         return code
@@ -101,9 +112,9 @@ class IsolatedPool:
             return _crashed(f"the isolated process did not start: {error}")
         tell_pid(child.process.pid)
         try:
-            answer = await self._converse(child, claim, payload, report)
+            answer = await self._answer(child, claim, payload, report)
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
-            code = await child.wait()
+            code = await child.end(LAST_WORDS_S)
             self._all.discard(child)
             self.warm()
             return _crashed(f"its process ended with {how_it_died(code)}")
@@ -115,6 +126,22 @@ class IsolatedPool:
             raise
         await self._return(child, answer)
         return Outcome(Op(answer.op), answer.body, answer.outcome, answer.cpu_ms, answer.peak_rss)
+
+    async def _answer(
+        self, child: _Child, claim: Claim, payload: bytes, report: Callable[[float, str], None]
+    ) -> Answer:
+        """As `_converse`, and the death of the process ends it: its own children may hold the line open."""
+        talking = asyncio.ensure_future(self._converse(child, claim, payload, report))
+        dying = asyncio.ensure_future(child.process.wait())
+        try:
+            await asyncio.wait({talking, dying}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({talking}, timeout=LAST_WORDS_S)
+            if not talking.done():
+                raise asyncio.IncompleteReadError(b"", None)
+            return talking.result()
+        finally:
+            talking.cancel()
+            dying.cancel()
 
     async def _converse(
         self, child: _Child, claim: Claim, payload: bytes, report: Callable[[float, str], None]
@@ -160,9 +187,9 @@ class IsolatedPool:
         self._all.add(child)
         try:
             hello = await read_frame(reader)
-        except asyncio.IncompleteReadError:
+        except BaseException:
             self._all.discard(child)
-            await child.wait()
+            await child.kill()
             raise
         assert isinstance(hello, Report)  # noqa: S101  # the child's first word is fixed in isolate.main
         return child

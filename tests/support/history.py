@@ -8,6 +8,7 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
@@ -15,6 +16,7 @@ from psycopg.rows import dict_row
 from taskq_core.audit.relay import Relay
 from taskq_core.audit.source import Entry
 from taskq_core.errors import Unavailable
+from taskq_core.model.event import decode_batch
 from tests.support.events import START_MS
 from tests.support.wait import eventually
 
@@ -40,6 +42,15 @@ def execute(database_url: str, text: str) -> None:
     """Run a statement and commit."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(text.encode())
+
+
+def _last_number(packed: bytes | None) -> int:
+    """Number of the newest event in an entry; 0 where the entry cannot be read."""
+    try:
+        batch = decode_batch(packed or b"")
+    except msgspec.MsgspecError:
+        return 0
+    return batch.n + len(batch.events) - 1
 
 
 class ListSource:
@@ -102,12 +113,17 @@ class ListSource:
         return 0
 
     async def head(self) -> tuple[int, int]:
-        """As EventSource; every entry is one event, and it is a minute after the first."""
-        return len(self.entries), START_MS + 60_000
+        """As EventSource, a minute after the first event."""
+        return max((_last_number(packed) for *_, packed in self.entries), default=0), START_MS + 60_000
 
     async def end(self) -> tuple[int, int]:
         """As EventSource."""
         return self.entries[-1][:2] if self.entries else (0, 0)
+
+    async def lacks(self, place: tuple[int, int]) -> bool:
+        """As EventSource."""
+        places = [one[:2] for one in self.entries]
+        return place not in places and any(one < place for one in places)
 
     async def next_ms(self, after: tuple[int, int]) -> int | None:
         """As EventSource."""

@@ -14,7 +14,7 @@ do
     if state == 'dead' then
       return DEAD
     elseif state == 'succeeded' and result and result ~= 'null' then
-      return math.max(TOMBSTONE, math.floor(cjson.decode(options)[7] * 1000))
+      return math.max(TOMBSTONE, math.floor(read_options(options)[7] * 1000))
     end
     return TOMBSTONE
   end

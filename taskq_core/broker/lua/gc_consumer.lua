@@ -6,14 +6,6 @@
 -- reply  packed [how many were removed]
 -- events none
 do
-  local function fields_of(flat)
-    local map = {}
-    for i = 1, #flat, 2 do
-      map[flat[i]] = flat[i + 1]
-    end
-    return map
-  end
-
   local function gc_consumer(keys, args)
     local prefix = prefix_of(keys[1])
     local request = cmsgpack.unpack(args[1])

@@ -9,12 +9,24 @@
 do
   local PAGE, PAGES = 100, 20
 
-  local function expired(key, lease, visit)
+  local function holders(key)
+    local found = {}
+    for _, flat in ipairs(with_group(key, 'XINFO', 'CONSUMERS', key, GROUP)) do
+      local one = fields_of(flat)
+      if one.pending > 0 and one.name ~= RETURNED then
+        found[#found + 1] = one.name
+      end
+    end
+    return found
+  end
+
+  -- Every expired entry of a holder; true when the visitor has had enough.
+  local function visit_expired(key, lease, holder, visit)
     local from = '-'
     for _ = 1, PAGES do
-      local page = with_group(key, 'XPENDING', key, GROUP, 'IDLE', lease, from, '+', PAGE)
+      local page = redis.call('XPENDING', key, GROUP, 'IDLE', lease, from, '+', PAGE, holder)
       for _, one in ipairs(page) do
-        if one[2] ~= RETURNED and not visit(one[1], one[2]) then
+        if not visit(one[1], holder) then
           return true
         end
       end
@@ -24,6 +36,16 @@ do
       from = '(' .. page[#page][1]
     end
     return true
+  end
+
+  -- Holder by holder: what was given back may stand there in thousands, and is nobody's lease.
+  local function expired(key, lease, visit)
+    for _, holder in ipairs(holders(key)) do
+      if visit_expired(key, lease, holder, visit) then
+        return true
+      end
+    end
+    return false
   end
 
   local function reclaim(keys, args)

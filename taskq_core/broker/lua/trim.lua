@@ -7,14 +7,6 @@
 -- The bound is computed here from the groups' state, never from an id remembered outside, and never by
 -- length: MAXLEN would drop what nobody has read.
 do
-  local function fields_of(flat)
-    local map = {}
-    for i = 1, #flat, 2 do
-      map[flat[i]] = flat[i + 1]
-    end
-    return map
-  end
-
   local function older(a, b)
     local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
     local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')

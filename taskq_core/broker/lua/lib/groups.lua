@@ -1,5 +1,14 @@
 -- Consumer groups begin at 0, never at `$`: a group made late must not skip what is already there.
 
+-- An XINFO reply's flat list as a table.
+local function fields_of(flat)
+  local map = {}
+  for i = 1, #flat, 2 do
+    map[flat[i]] = flat[i + 1]
+  end
+  return map
+end
+
 local function make_group(key)
   redis.pcall('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
 end

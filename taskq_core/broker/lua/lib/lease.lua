@@ -112,7 +112,15 @@ local function die(ctx, task, fin, counted)
   return 'dead'
 end
 
--- options: [max_attempts, base, factor, cap, jitter, timeout, result_ttl]
+-- options: [max_attempts, base, factor, cap, jitter, timeout, result_ttl]. Damaged ones must not fail the
+-- call, whose other tasks are half written by now.
+local DEFAULT_OPTIONS = { 4, 1, 2, 3600, 0, nil, 300 }
+
+local function read_options(text)
+  local ok, options = pcall(cjson.decode, text or '')
+  return ok and type(options) == 'table' and options or DEFAULT_OPTIONS
+end
+
 local function delay_ms(options, failures, u)
   local power = math.min(failures - 1, MAX_EXPONENT)
   local seconds = math.min(options[2] * options[3] ^ power, options[4])
@@ -145,7 +153,7 @@ local function make_solo(task)
 end
 
 local function fail(ctx, task, fin)
-  local options = cjson.decode(redis.call('HGET', task.key, 'o'))
+  local options = read_options(redis.call('HGET', task.key, 'o'))
   local counted = fin.op ~= 'shared_crash'
   local failures = task.attempt
   if fin.solo then
