@@ -40,8 +40,9 @@ class LeaseKeeper:
         leases = [(slot.task_id, slot.entry, slot.epoch) for slot in slots]
         if leases:
             answer = await self._broker.renew(child.owner, leases)
-            standing = {slot.task_id for slot in child.slots.taken()}
-            lost = [task_id for task_id in answer.lost if task_id in standing]
+            asked = {slot.task_id: slot.epoch for slot in slots}
+            standing = {slot.task_id: slot.epoch for slot in child.slots.taken()}
+            lost = [task_id for task_id in answer.lost if standing.get(task_id) == asked[task_id]]
             if lost:
                 child.line.send(Message("lost", ids=lost))
             if answer.cancelled:

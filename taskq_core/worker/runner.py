@@ -180,7 +180,13 @@ async def _connected(config: RunnerConfig) -> None:
     async with broker:
         runner = Runner(config, tasks, broker, line)
         await broker.ensure(runner.desk.queues)
-        await register(broker.redis, tasks.values(), config.worker.code_version, broker.clock.now_ms())
+        try:
+            await register(broker.redis, tasks.values(), config.worker.code_version, broker.clock.now_ms())
+        except (
+            TaskqError,
+            RedisError,
+        ) as error:  # a full server refuses it, and must be drained all the same
+            logger.warning("the catalog was not written: %s", error)
         files = {str(file): changed_at(str(file)) for file in user_files(Path.cwd())}
         ready = Ready(runner.desk.queues, sorted(tasks), files if config.worker.reload else {})
         line.send(Message("ready", body=msgspec.json.encode(ready).decode()))
@@ -199,7 +205,11 @@ def main() -> None:
     faulthandler.enable(config.stacks_fd)
     # Not uvloop: it holds a write back until the end of the loop's turn, so that the lanes' requests reach
     # Redis together and it idles while both answers are worked on (27 k tasks/s against 37 k).
-    asyncio.run(_connected(config))
+    try:
+        asyncio.run(_connected(config))
+    except Exception:
+        logger.critical("runner failed", exc_info=True)
+        os._exit(70)  # without waiting for threads of the user's code, whose leases would be kept alive
 
 
 if __name__ == "__main__":

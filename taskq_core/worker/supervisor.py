@@ -80,8 +80,9 @@ class Supervisor:
             registrar = Registrar(broker, self.config, self.id, self._alive)
             duties = [asyncio.create_task(duty.run(), name=duty.name) for duty in self._duties(registrar)]
             duties.append(asyncio.create_task(self._hear_control(), name="control"))
-            if self._on_ready:
+            with contextlib.suppress(TaskqError, RedisError, OSError):  # it says so again in two seconds
                 await registrar.step()
+            if self._on_ready:
                 self._on_ready()
             try:
                 await self._until(stop, duties)
@@ -298,4 +299,5 @@ class Supervisor:
         hurry.cancel()
         for child in self._alive():
             await child.kill()
-        await asyncio.wait([ended], timeout=5.0)
+        if self._watchers:  # also of a runner that came up meanwhile
+            await asyncio.wait(self._watchers, timeout=5.0)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from taskq_core.broker.keys import GROUP
-from taskq_core.broker.protocol import Claim, Op
+from taskq_core.broker.protocol import Claim, Finish, Held, Op
 from taskq_core.errors import Full
 from taskq_core.model.event import decode_batch
 from taskq_core.model.lifecycle import NEUTRAL, Kind, State, fold, is_legal
@@ -273,3 +273,39 @@ def test_a_missing_library_is_loaded_again(bench: Bench) -> None:
     bench.run(bench.broker.redis.delete(bench.keys.ready(QUEUE, "normal")))
     bench.submit()
     assert len(bench.take(OWNER, 5).claims) == 1, "the group is made again at 0"
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_an_entry_that_was_given_back_meanwhile_is_not_touched(bench: Bench, room: int) -> None:
+    """A blocking read brought it, a sweep gave it back, another runner has it: the late claim does nothing."""
+    task_id = bench.submit()
+    key = bench.keys.ready(QUEUE, "normal")
+    ((_, [(entry, _)]),) = bench.run(bench.broker.redis.xreadgroup(GROUP, "one.1", {key: ">"}, count=1))
+    bench.run(bench.broker.sweep("one.1", [QUEUE], [], ["*"], "orphaned"))
+    (claim,) = bench.take("two.1").claims
+    before = bench.events()
+    held = [Held(QUEUE, "normal", entry.decode(), task_id)]
+    assert bench.run(bench.broker.take(bench.want("one.1", room, held=held))).claims == []
+    assert bench.events() == before
+    assert [one["consumer"] for one in bench.pending("normal")] == [b"two.1"]
+    assert bench.settle("two.1", claim, Op.OK) == "succeeded"
+
+
+def test_damaged_options_fail_no_neighbour(bench: Bench) -> None:
+    ids = [bench.submit(), bench.submit()]
+    bench.run(bench.broker.redis.hset(bench.keys.task(ids[0]), "o", "not JSON"))
+    claims = bench.take(OWNER, 2).claims
+    finishes = [Finish(c.task_id, c.entry, c.epoch, Op.FAIL, body="{}") for c in claims]
+    assert [s.state for s in bench.run(bench.broker.settle(OWNER, finishes))] == ["retrying", "retrying"]
+
+
+def test_expired_leases_are_found_among_what_was_given_back(bench: Bench) -> None:
+    ids = [bench.submit() for _ in range(30)]
+    claims = bench.take(OWNER, 30).claims
+    for claim in claims[:-1]:
+        bench.settle(OWNER, claim, Op.RELEASE)
+    bench.age_pending(60_000)
+    found = bench.run(bench.broker.reclaim([QUEUE], 30_000, 10, []))
+    assert len(found.suspects) == 1
+    assert claims[-1].entry in found.suspects[0]
+    assert len(ids) == len(claims)

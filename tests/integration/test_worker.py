@@ -190,13 +190,21 @@ async def test_every_kind_of_task_runs_and_fails_as_it_should(server: ServerHand
                 ("w.odd", {}),
                 ("w.segfault", {}),
                 ("w.endless", {}),
+                ("w.unusual", {}),
+                ("w.oddprogress", {}),
+                ("w.orphan", {}),
+                ("w.terminated", {}),
             )
         }
         bad = await f.submit("w.add", {"a": "x", "b": 2})
         found = dict(zip([*ids, "bad"], await f.ended(*ids.values(), bad), strict=True))
         assert [found[name].result for name in ("w.add", "w.isolated", "w.flaky")] == [b"3", b"42", b"3"]
         assert found["w.thread"].state is State.SUCCEEDED
+        assert found["w.oddprogress"].result == b'"unharmed"'
+        assert found["w.terminated"].result == b"-15"
         expected = {
+            "w.unusual": (3, "Unusual", ""),
+            "w.orphan": (3, "Crashed", "SIGSEGV"),
             "w.permanent": (1, "Permanent", "no retry helps"),
             "w.exit": (3, "SystemExit", "3"),
             "w.slow": (3, "TimeLimit", "longer than its limit"),
@@ -233,9 +241,9 @@ async def test_a_task_that_kills_its_runner_dies_alone(server: ServerHandle) -> 
         neighbours = [await f.submit("w.sleep", {"seconds": 1.0}) for _ in range(5)]
         for task_id in neighbours:
             await f.in_state(task_id, State.RUNNING)
-        killers = [await f.submit("w.kill"), await f.submit("w.leave")]
-        dead = await f.ended(*killers)
-        assert [record.state for record in dead] == [State.DEAD, State.DEAD]
+        killers = [await f.submit(name) for name in ("w.kill", "w.leave", "w.patricide")]
+        dead = await f.ended(*killers, timeout=60)
+        assert {record.state for record in dead} == {State.DEAD}
         assert "SIGKILL" in error_of(dead[0])["message"]
         assert "exit code 7" in error_of(dead[1])["message"]
         for record in await f.ended(*neighbours):
@@ -505,3 +513,31 @@ async def test_a_task_in_a_queue_of_another_kind_waits_for_a_slot_of_its_own(ser
         for record in await f.ended(*ids):
             assert (record.state, record.attempt) == (State.SUCCEEDED, 1)
         await f.check_chains()
+
+
+@in_loop
+async def test_equal_queues_take_turns_when_there_is_one_slot(server: ServerHandle) -> None:
+    async with fleet(server) as f:
+        ids = await f.broker.new_ids(40)
+        await f.submit_all(
+            [(i, name, {}) for i, name in zip(ids, ["w.left"] * 20 + ["w.right"] * 20, strict=True)]
+        )
+        await f.start("--concurrency", "1")
+        await f.ended(*ids)
+        batches = [decode_batch(x[b"e"]) for _, x in await f.broker.redis.xrange(f.broker.keys.events)]
+        started = [e.detail.name for b in batches for e in b.events if e.kind is Kind.STARTED]
+        ahead = [started[:n].count("w.left") - started[:n].count("w.right") for n in range(len(started) + 1)]
+        assert max(map(abs, ahead)) <= 2, started
+
+
+@in_loop
+async def test_a_full_server_is_drained_by_a_worker_that_starts_then(server: ServerHandle) -> None:
+    async with fleet(server) as f:
+        ids = [await f.submit("w.add", {"a": 1, "b": 1}) for _ in range(5)]
+        await f.broker.redis.config_set("maxmemory", "1mb")
+        try:
+            await f.start()
+            for record in await f.ended(*ids):
+                assert record.state is State.SUCCEEDED
+        finally:
+            await f.broker.redis.config_set("maxmemory", "0")

@@ -126,3 +126,52 @@ async def progress(gate: str) -> str:
     while not Path(gate).exists():
         await asyncio.sleep(0.02)
     return "through"
+
+
+class Unusual(BaseException):
+    """As some test tools raise: no Exception."""
+
+
+@app.task("w.unusual", queue="plain", retry=QUICK)
+async def unusual() -> None:
+    raise Unusual
+
+
+@app.task("w.oddprogress", queue="plain", retry=QUICK)
+async def odd_progress() -> str:
+    current().progress(float("nan"), "half a pair: \ud800")
+    await asyncio.sleep(0.4)
+    return "unharmed"
+
+
+@app.task("w.orphan", queue="isolated", isolate=True, retry=QUICK)
+def orphan() -> None:
+    """Dies while a child of its own holds everything open that it inherited."""
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@app.task("w.patricide", queue="isolated", isolate=True, retry=QUICK)
+def patricide() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(20)
+
+
+@app.task("w.terminated", queue="plain")
+async def terminated() -> int:
+    """A program that a task starts hears SIGTERM."""
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    process.terminate()
+    return await process.wait()
+
+
+@app.task("w.left", queue="left")
+async def left() -> None:
+    await asyncio.sleep(0.005)
+
+
+@app.task("w.right", queue="right")
+async def right() -> None:
+    await asyncio.sleep(0.005)
