@@ -8,6 +8,7 @@ import typer
 
 from services.cli.common import AsJson, Data, Session, work
 from services.cli.show import duration, moment, paint, print_json, print_line, print_table
+from taskq_core.model.lifecycle import ENDED, State
 from taskq_core.read.views import EventList, EventView, QueueList, TaskList, TaskView, WorkerList
 
 __all__ = ["add_to"]
@@ -81,26 +82,28 @@ def task(
 def print_task(view: TaskView) -> None:
     """The facts of a task, one a line."""
     limit = f" of {view.max_attempts}" if view.max_attempts else ""
+    over = view.state in ENDED
+    failed = "last err" if view.state == State.SUCCEEDED else "error"  # of an attempt before the good one
     facts = {
         "state": str(view.state),
         "queue": f"{view.queue} ({view.priority})",
         "attempt": f"{view.attempt}{limit}",
         "submitted": moment(view.submitted_at),
-        "due": moment(view.due_at) if view.due_at else None,
+        "due": moment(view.due_at) if view.due_at and not over else None,
         "waited": duration(view.wait_s) if view.wait_s is not None else None,
         "took": duration(view.run_s) if view.run_s is not None else None,
         "worker": view.worker,
         "payload": _json(view.payload),
         "progress": _progress(view),
         "result": _json(view.result) if view.result is not None else None,
-        "error": f"{view.error.type}: {view.error.message}" if view.error else None,
+        failed: f"{view.error.type}: {view.error.message}" if view.error else None,
     }
     print(paint(_one_line(f"{view.name} {view.id}"), "head"))
     for name, value in facts.items():
         if value is not None:
             shown = paint(_one_line(value), value) if name == "state" else _one_line(value)
             print(f"  {name:<10}{shown}")
-    if view.error and view.error.traceback:
+    if view.error and view.error.traceback and view.state != State.SUCCEEDED:
         for line in view.error.traceback.splitlines()[-_TRACE_LINES:]:
             print_line(f"            {line}")
 
@@ -138,7 +141,7 @@ def _said(event: EventView) -> list[str]:
     detail = event.detail
     said = [
         f"{name} {detail[name]}"
-        for name in ("name", "queue", "outcome", "due_at", "message")
+        for name in ("action", "name", "queue", "outcome", "due_at", "message")
         if detail.get(name)
     ]
     said += [

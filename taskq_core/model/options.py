@@ -111,6 +111,8 @@ def _plain(value: Any) -> Any:
 
 def _tell(error: str) -> str:
     what, _, where = error.partition(" - at `$.")
+    if where == "priority`":
+        return f"priority must be {', '.join(Priority)}, not {what.rpartition(' value ')[2]}"
     return f"{where.rstrip('`')}: {what}" if where else what
 
 

@@ -9,8 +9,7 @@ from taskq_core.read.views import QueueView, VerdictView, WorkerView
 __all__ = ["HealthFacts", "verdict"]
 
 RELAY_SLOW_S = 60.0
-RELAY_LATE_S = 600.0  # submits are refused from here on
-MEMORY_SHARE = 0.6  # and from here
+MEMORY_SHARE = 0.6
 LOST = "lost"
 
 
@@ -61,7 +60,7 @@ def _count(n: int, noun: str) -> str:
 def _unbooked(facts: HealthFacts) -> str | None:
     if not facts.unexplained:
         return None
-    return f"The ledger does not add up: {facts.unexplained} tasks are unexplained; run `taskq doctor`."
+    return f"The ledger does not add up: {facts.unexplained} tasks are unexplained."
 
 
 def _no_postgres(facts: HealthFacts) -> str | None:
@@ -87,15 +86,14 @@ def _late_relay(facts: HealthFacts) -> str | None:
     if lag < RELAY_SLOW_S:
         return None
     events = _count(facts.relay_backlog or 0, "event")
-    end = "; new tasks are refused" if lag >= RELAY_LATE_S else ""
-    return f"The history is {lag:.0f} s behind ({events}){end}."
+    return f"The history is {lag:.0f} s behind ({events})."
 
 
 def _memory(facts: HealthFacts) -> str | None:
     share = facts.memory_share or 0.0
     if share < MEMORY_SHARE:
         return None
-    return f"Redis uses {share:.0%} of its memory; new tasks may be refused."
+    return f"Redis uses {share:.0%} of its memory; when it is full, new tasks are refused."
 
 
 def _lost_workers(facts: HealthFacts) -> str | None:

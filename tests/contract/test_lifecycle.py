@@ -277,7 +277,7 @@ def test_a_missing_library_is_loaded_again(bench: Bench) -> None:
 
 @pytest.mark.parametrize("room", [0, 1])
 def test_an_entry_that_was_given_back_meanwhile_is_not_touched(bench: Bench, room: int) -> None:
-    """A blocking read brought it, a sweep gave it back, another runner has it: the late claim does nothing."""
+    """A read brought it, a sweep gave it back, another runner has it: the late claim does nothing."""
     task_id = bench.submit()
     key = bench.keys.ready(QUEUE, "normal")
     ((_, [(entry, _)]),) = bench.run(bench.broker.redis.xreadgroup(GROUP, "one.1", {key: ">"}, count=1))
