@@ -27,7 +27,7 @@ def built(**options: Any) -> Any:
     [
         ({"prority": "high"}, "unknown option 'prority': did you mean 'priority'"),
         ({"xyz": 1}, "known are backoff, delay"),
-        ({"priority": "urgent"}, "priority: Invalid enum value 'urgent'"),
+        ({"priority": "urgent"}, "priority must be high, normal, low, not 'urgent'"),
         ({"delay": -1}, "delay .* at least 0"),
         ({"delay": 1e18}, "delay .* at most"),
         ({"delay": float("nan")}, "delay .* not nan"),
