@@ -14,12 +14,6 @@ OTHER = "other"
 MOST_SERIES = 500  # of requests; beyond them everything is `other`
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _METHODS = frozenset({"GET", "HEAD", "POST"})
-# Told by each worker itself; the name stands here as well, so that a dashboard finds it.
-_ELSEWHERE = (
-    MetricFamily(
-        "taskq_worker_loop_lag_seconds", "gauge", "Delay of a worker's event loop; see the workers.", []
-    ),
-)
 
 type _Labels = tuple[str, str, str]
 
@@ -46,9 +40,7 @@ class ApiMetrics:
 
     def text(self, snapshot: MetricsSnapshot) -> str:
         """Everything as Prometheus text."""
-        told = {family.name for family in snapshot.families}
-        rest = [family for family in _ELSEWHERE if family.name not in told]
-        return render([*snapshot.families, *rest, *self._own()])
+        return render([*snapshot.families, *self._own()])
 
     def _own(self) -> Iterable[MetricFamily]:
         samples = [sample for labels in sorted(self._counts) for sample in self._histogram(labels)]

@@ -6,16 +6,15 @@ the kernel sends a signal as well, at once.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 
+from taskq_core.worker.process import die_with_parent
+
 __all__ = ["follow_parent"]
 
-_PR_SET_PDEATHSIG = 1
 _LATEST_S = 5.0  # beyond the patience, before the role is killed whatever it does
 
 
@@ -26,8 +25,7 @@ def follow_parent(descriptor: int | None, *, patience: float = 5.0) -> None:
     """
     if descriptor is None:
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
     watcher = threading.Thread(target=_watch, args=(descriptor, patience), name="parent", daemon=True)
     watcher.start()
 

@@ -60,12 +60,21 @@ def _age_s(queue: QueueFacts, facts: SystemFacts | None) -> float:
     return max(0, facts.at - queue.oldest_ms) / 1000
 
 
+def _loop_lag_s(facts: SystemFacts) -> float:
+    lags = [runner.loop_lag_s or 0.0 for worker in facts.workers for runner in worker.runners]
+    return max(lags, default=0.0)
+
+
 def _gauges(facts: SystemFacts | None) -> list[MetricFamily]:
     workers = [worker for worker in worker_views(facts) if worker.state != LOST] if facts else []
     relay = relay_view(facts) if facts else None
     values = {
         "taskq_workers": ("Live workers.", len(workers)),
         "taskq_worker_busy_slots": ("Slots in which a task runs.", sum(w.busy or 0 for w in workers)),
+        "taskq_worker_loop_lag_seconds": (
+            "How late the event loop of the latest runner was at its last tick.",
+            _loop_lag_s(facts) if facts else 0,
+        ),
         "taskq_relay_backlog_events": (
             "Events not committed to Postgres yet.",
             (relay and relay.backlog) or 0,

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 import msgspec
+import setproctitle
 
 from taskq_core.context import Current, enter
 from taskq_core.errors import InvalidJson, InvalidPayload, Permanent
@@ -26,7 +27,7 @@ from taskq_core.tasks import Task
 from taskq_core.worker.failure import describe, describe_large_result, describe_text
 from taskq_core.worker.frames import Answer, Job, Report, recv_frame, send_frame
 from taskq_core.worker.loading import load_tasks
-from taskq_core.worker.process import die_with_parent, ignore, set_title
+from taskq_core.worker.process import die_with_parent, ignore
 
 __all__ = ["main"]
 
@@ -84,7 +85,7 @@ def main() -> None:
     """Import the user's modules, say so, serve until the runner is gone."""
     die_with_parent()
     ignore(signal.SIGINT)  # Ctrl-C is for the one who started everything
-    set_title("taskq isolated")
+    setproctitle.setproctitle("taskq isolated")
     sock = socket.socket(fileno=int(sys.argv[1]))
     tasks = load_tasks(msgspec.json.decode(os.environ["TASKQ_ISOLATE"], type=list[str]))
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the runner is gone

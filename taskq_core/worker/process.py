@@ -7,19 +7,19 @@ import signal
 import sys
 from types import FrameType
 
-__all__ = ["die_with_parent", "how_it_died", "ignore", "set_title"]
+__all__ = ["die_with_parent", "how_it_died", "ignore"]
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies; elsewhere the end of a pipe must do.
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel for a signal when the parent dies; elsewhere the end of a pipe must do.
 
     Called by the child itself as its first act. The signal follows the thread that started the child.
     """
     if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def how_it_died(code: int) -> str:
@@ -39,10 +39,3 @@ def ignore(number: signal.Signals) -> None:
         return
 
     signal.signal(number, nothing)
-
-
-def set_title(title: str) -> None:
-    """The name that process lists show."""
-    import setproctitle  # noqa: PLC0415  # a C module that changes the process: loaded where it is used
-
-    setproctitle.setproctitle(title)

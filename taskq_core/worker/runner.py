@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import setproctitle
 from redis.exceptions import RedisError
 
 from taskq_core.broker.functions import Broker
@@ -33,7 +34,7 @@ from taskq_core.worker.failure import readable
 from taskq_core.worker.isolated import IsolatedPool
 from taskq_core.worker.lanes import Lane, Waker
 from taskq_core.worker.loading import load_tasks, user_files
-from taskq_core.worker.process import die_with_parent, ignore, set_title
+from taskq_core.worker.process import die_with_parent, ignore
 from taskq_core.worker.progress import ProgressBook
 from taskq_core.worker.reload import changed_at
 from taskq_core.worker.run import Attempts
@@ -199,7 +200,7 @@ def main() -> None:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         ignore(number)  # the supervisor decides, over the line
-    set_title("taskq runner")
+    setproctitle.setproctitle("taskq runner")
     setup_logging("runner")
     config = msgspec.json.decode(os.environ.pop("TASKQ_RUNNER"), type=RunnerConfig)
     faulthandler.enable(config.stacks_fd)

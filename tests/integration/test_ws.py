@@ -20,6 +20,7 @@ from taskq_core.access import store
 from taskq_core.access.scopes import Scope
 from tests.support.api import Api, running_api
 from tests.support.loop import in_loop
+from tests.support.names import FOREIGN_ORIGINS
 from tests.support.servers import RunningServers, running_servers
 from tests.support.wait import eventually_sync
 
@@ -361,10 +362,7 @@ def test_a_revoked_key_closes_its_sockets(api: Api, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://127.0.0.1.evil.example"},
-        {"Origin": "http://127.0.0.1"},
+        *({"Origin": origin} for origin in FOREIGN_ORIGINS),
         {"Host": "evil.example"},
         {"Authorization": "Bearer nonsense"},
     ],

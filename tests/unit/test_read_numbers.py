@@ -17,6 +17,7 @@ from taskq_core.read.metrics import MetricFamily, Sample, render
 from taskq_core.read.stats import Flow, Sampler, buckets, lower_ms, percentile_s, upper_ms
 from taskq_core.read.verdict import HealthFacts, verdict
 from taskq_core.read.views import QueueView, WorkerView
+from tests.support.names import SYSTEM_METRICS
 
 
 @given(st.floats(0, 1e9))
@@ -155,20 +156,5 @@ def test_too_many_names_share_a_line() -> None:
 
 def test_every_name_is_there_without_redis() -> None:
     text = render(system_families(None))
-    for name in (
-        "taskq_tasks_submitted_total",
-        "taskq_tasks_finished_total",
-        "taskq_attempts_total",
-        "taskq_task_wait_seconds",
-        "taskq_task_run_seconds",
-        "taskq_queue_depth",
-        "taskq_queue_oldest_seconds",
-        "taskq_workers",
-        "taskq_worker_busy_slots",
-        "taskq_relay_backlog_events",
-        "taskq_relay_lag_seconds",
-        "taskq_redis_memory_bytes",
-        "taskq_stream_length",
-        "taskq_ledger_unexplained",
-    ):
+    for name in SYSTEM_METRICS:
         assert f"# TYPE {name} " in text
