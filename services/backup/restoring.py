@@ -15,6 +15,7 @@ from services.backup.archive import FOLDERS, HISTORY, REDIS, Manifest, unpack
 from services.backup.history_copy import copy_in, is_empty
 from services.backup.redis_transfer import seed_folder, transfer
 from services.backup.writing import GROUP
+from services.called import called_as
 from taskq_core.audit.migrate import migrate, migrations
 from taskq_core.broker.functions import Broker
 from taskq_core.broker.keys import AUDIT_GROUP
@@ -44,7 +45,7 @@ async def restore(source: Path, settings: Settings, *, replace: bool) -> list[st
     counts = f"{manifest.tables['tasks'].rows} tasks in the history, {manifest.head} events"
     return [
         f"restored the state of {manifest.taken_at}: {counts}",
-        "start it with `taskq up`; what was running then starts again when its lease ends",
+        f"start it with `{called_as(Path.cwd())} up`; what ran then starts again when its lease ends",
     ]
 
 

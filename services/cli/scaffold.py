@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from services.called import called_as
 from services.cli.show import print_line
 from taskq_core.errors import ConfigError
 
@@ -56,7 +57,7 @@ def new(name: Annotated[str, typer.Argument(help="Name of the task, like photos.
     for file, text in files.items():
         file.write_text(text.format(**words), encoding="utf-8")
         print_line(f"wrote {file}")
-    print_line(f"run it: taskq up --import {shlex.quote(module)} --reload")
+    print_line(f"run it: {called_as(Path.cwd())} up --import {shlex.quote(module)} --reload")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from services.called import called_as
+
 __all__ = ["Facts", "write_card"]
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
 _SIZES = [[320, 320], [96, 96]]
 
 
@@ -30,7 +31,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_card(facts: Facts) -> str:
     """The card, one line after the other."""
-    taskq = _command(facts.cwd)
+    taskq = called_as(facts.cwd)
     data = "" if facts.usual_home else f" --data {_path(facts.home, facts.cwd)}"
     lines = [
         f"taskq is ready in {facts.seconds:.1f} s · data {_path(facts.home, facts.cwd)} · stop with Ctrl-C",
@@ -52,14 +53,6 @@ def _curl(facts: Facts) -> str:
     if facts.token_file is None:
         return f"curl -s {call}"
     return f'curl -sH "Authorization: Bearer $(cat {_path(facts.token_file, facts.cwd)})" {call}'
-
-
-def _command(cwd: Path) -> str:
-    """How the command is called from here: by ./run in or of a checkout, else by its installed name."""
-    if (cwd / "run").is_file() and cwd.resolve() == _CHECKOUT:
-        return "./run"
-    run = _CHECKOUT / "run"
-    return shlex.quote(str(run)) if run.is_file() else "taskq"
 
 
 def _path(path: Path, cwd: Path) -> str:
